@@ -1,0 +1,151 @@
+"""Images as uint8 arrays from a checksummed cache: simulated faces and brains, or a folder's own.
+
+`load(data)` gives the three splits. Simulated image i is a function of i alone, so the splits are
+disjoint ranges of indices, and the cache can be deleted at any time. numpy only.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from joblib import Parallel, cpu_count, delayed
+from tqdm.auto import tqdm
+
+from sos import paths
+from sos.config import Data
+from sos.datasets import brains, faces, folder
+
+SIMULATORS: dict[str, ModuleType] = {"faces": faces, "brains": brains}
+FIRST_INDEX = {"train": 0, "validation": 10_000_000, "test": 20_000_000}  # disjoint for ever
+BLOCK = 125  # images that one worker renders before it writes them down
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as PIL's "L"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: images uint8 (N, C, H, W), and for simulated ones the factors behind them."""
+
+    images: np.ndarray
+    factors: np.ndarray | None = None  # float32 (N, F)
+    factor_names: tuple[str, ...] = ()
+
+
+def load(data: Data) -> dict[str, Split]:
+    """The splits "train", "validation" and "test", rendered or read where the cache lacks them."""
+    return {name: load_split(data, name) for name in FIRST_INDEX}
+
+
+def load_split(data: Data, split: str) -> Split:
+    """One split of `data`, verified against its checksums and built again where they fail."""
+    target = cache_folder(data, split)
+    arrays = read(target)
+    if arrays is None:
+        if target.exists():
+            log.warning("%s is damaged: building it again", target)
+            shutil.rmtree(target)
+        build(target, items(data, split), partial(make, data), f"{data.name} {split}")
+        arrays = read(target)
+    names = () if data.name == "folder" else simulator(data).FACTORS
+    return Split(arrays["images"], arrays.get("factors"), names)
+
+
+def is_cached(data: Data) -> bool:
+    """Whether all splits lie in the cache (not whether they are undamaged)."""
+    return all((cache_folder(data, split) / "meta.json").exists() for split in FIRST_INDEX)
+
+
+def simulator(data: Data) -> ModuleType:
+    if data.name not in SIMULATORS:
+        expected = ", ".join((*SIMULATORS, "folder"))
+        raise ValueError(f"data.name is {data.name!r}; expected one of {expected}")
+    return SIMULATORS[data.name]
+
+
+def identity(data: Data, split: str) -> str:
+    """What determines the pictures of a split, as a readable name; part of every model's hash."""
+    size = f"{data.height}x{data.width}x{data.channels}"
+    if data.name == "folder":
+        return f"folder-{size}-{split}-{folder.fingerprint(data, split)}"
+    return f"{data.name}-v{simulator(data).VERSION}-{size}-{split}-{getattr(data, split)}"
+
+
+def cache_folder(data: Data, split: str) -> Path:
+    return paths.CACHE / "images" / identity(data, split)
+
+
+def items(data: Data, split: str) -> Sequence:
+    """What the pictures of a split are made from: indices, or files."""
+    if data.name == "folder":
+        return folder.files(data, split)
+    return range(FIRST_INDEX[split], FIRST_INDEX[split] + getattr(data, split))
+
+
+def make(data: Data, item) -> dict[str, np.ndarray]:
+    """One picture (C, H, W) as uint8, with its factors where they are known."""
+    if data.name == "folder":
+        return {"images": folder.read(item, data)}
+    rendered = simulator(data).render(item, data.height, data.width)
+    image = rendered.image
+    if data.channels == 1 and len(image) == 3:
+        image = np.rint(np.tensordot(LUMA, image, 1))[None].astype(np.uint8)
+    return {"images": image, "factors": rendered.factors}
+
+
+def build(target: Path, items: Sequence, make: Callable, title: str) -> None:
+    """Makes all items on all cores, block by block: interrupted, it goes on where it was."""
+    partial_folder = target.with_name(target.name + ".partial")
+    partial_folder.mkdir(parents=True, exist_ok=True)
+    blocks = {start: items[start : start + BLOCK] for start in range(0, len(items), BLOCK)}
+    files = {start: partial_folder / f"{start:09d}.npz" for start in blocks}
+    missing = [start for start in blocks if not files[start].exists()]
+    finished = sum(len(blocks[start]) for start in blocks if start not in missing)
+    workers = Parallel(n_jobs=cpu_count(), return_as="generator_unordered")
+    with tqdm(desc=title, total=len(items), initial=finished, unit="image") as bar:
+        tasks = (delayed(build_block)(files[start], blocks[start], make) for start in missing)
+        for count in workers(tasks):
+            bar.update(count)
+    parts = [np.load(files[start]) for start in blocks]
+    write(target, {name: np.concatenate([p[name] for p in parts]) for name in parts[0].files})
+    shutil.rmtree(partial_folder)
+
+
+def build_block(file: Path, items: Sequence, make: Callable) -> int:
+    made = [make(item) for item in items]
+    with paths.replacing(file) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **{name: np.stack([m[name] for m in made]) for name in made[0]})
+    return len(made)
+
+
+def write(target: Path, arrays: dict[str, np.ndarray]) -> None:
+    """A folder of .npy files and their SHA-256, which appears whole or not at all."""
+    with paths.replacing(target) as temporary:
+        temporary.mkdir(parents=True)
+        for name, array in arrays.items():
+            np.save(temporary / f"{name}.npy", array)
+        meta = {name: {"sha256": digest(temporary / f"{name}.npy")} for name in arrays}
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
+
+
+def read(target: Path) -> dict[str, np.ndarray] | None:
+    """The arrays of `target` mapped into memory, or None when absent or not as written."""
+    try:
+        meta = json.loads((target / "meta.json").read_text())
+        if any(digest(target / f"{name}.npy") != m["sha256"] for name, m in meta.items()):
+            return None
+        return {name: np.load(target / f"{name}.npy", mmap_mode="r") for name in meta}
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+
+
+def digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

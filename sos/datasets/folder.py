@@ -1,0 +1,81 @@
+"""A folder of the user's own images, of any size, cropped and resized to what a model needs."""
+
+import hashlib
+import logging
+from collections import Counter
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from sos.config import Data
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}  # the paper's (authors' data loaders)
+FEWEST = 100  # images below which neither training nor a Fréchet distance makes sense
+SHUFFLE_SEED = 42  # the authors'
+
+log = logging.getLogger(__name__)
+
+
+@cache
+def scan(folder: str) -> tuple[Path, ...]:
+    """All images below `folder`, in a fixed random order."""
+    root = Path(folder).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"--faces {folder}: not a folder; give one that holds images")
+    found = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES)
+    if len(found) < FEWEST:
+        kinds = " ".join(sorted(SUFFIXES))
+        raise ValueError(
+            f"--faces {folder}: {len(found)} images found ({kinds}, subfolders included); "
+            f"at least {FEWEST} are needed"
+        )
+    order = np.random.default_rng(SHUFFLE_SEED).permutation(len(found))
+    return tuple(found[i] for i in order)
+
+
+def files(data: Data, split: str) -> list[Path]:
+    """The files of a split: disjoint shares of the folder, each at most `data.<split>` long."""
+    found = scan(data.folder)
+    stops = np.rint(np.cumsum(list(SHARES.values())) * len(found)).astype(int)
+    starts = dict(zip(SHARES, [0, *stops[:-1]], strict=True))
+    stop = dict(zip(SHARES, stops, strict=True))[split]
+    return list(found[starts[split] : min(stop, starts[split] + getattr(data, split))])
+
+
+def fingerprint(data: Data, split: str) -> str:
+    """Twelve hexadecimal digits that change when a file is added, removed, renamed or rewritten."""
+    stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files(data, split)]
+    return hashlib.sha256(repr(stats).encode()).hexdigest()[:12]
+
+
+def describe(data: Data) -> str:
+    """One line that says what is read and what is done to it."""
+    found = scan(data.folder)
+    counts = Counter(Image.open(f).size for f in found[:50])
+    (width, height), _ = counts.most_common(1)[0]
+    others = f" and {len(counts) - 1} other sizes" if len(counts) > 1 else ""
+    shares = ", ".join(f"{len(files(data, split))} {split}" for split in SHARES)
+    return (
+        f"{len(found)} images in {data.folder} ({width}x{height} pixels{others}, width first): "
+        f"cropped centrally to {data.width}:{data.height}, resized to {data.width}x{data.height}, "
+        f"{'colour' if data.channels == 3 else 'gray'}; {shares}"
+    )
+
+
+def read(file: Path, data: Data) -> np.ndarray:
+    """One image (C, H, W) as uint8: largest central crop of the aspect, antialiased resize."""
+    try:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGB" if data.channels == 3 else "L")
+    except (UnidentifiedImageError, OSError) as error:
+        raise ValueError(f"{file} cannot be read as an image ({error}): remove it") from error
+    scale = min(image.width / data.width, image.height / data.height)
+    crop = np.array([data.width, data.height]) * scale
+    corner = (np.array(image.size) - crop) / 2
+    box = (*corner, *(corner + crop))
+    image = image.resize((data.width, data.height), Image.Resampling.BICUBIC, box=tuple(box))
+    array = np.asarray(image)
+    return array.transpose(2, 0, 1).copy() if data.channels == 3 else array[None].copy()

@@ -1,0 +1,39 @@
+"""Where everything lives: the one owner of paths, so that notebooks run from any directory."""
+
+import os
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+# A checkout has data/ beside the package; an installed wheel carries the same files inside it.
+_CHECKOUT = (PACKAGE.parent / "data" / "assets").is_dir()
+ROOT = PACKAGE.parent if _CHECKOUT else Path.cwd()
+DATA = ROOT / "data" if _CHECKOUT else PACKAGE / "_data"
+
+ASSETS = DATA / "assets"  # head and brain templates that the simulated images are made from
+SHIPPED = DATA / "models"  # released weights with their configuration, history and metrics
+NOTEBOOKS = ROOT / "notebooks"
+CACHE = Path(os.environ.get("SOS_CACHE", ROOT / "data" / "cache"))  # made again when deleted
+FIGURES = Path(os.environ.get("SOS_FIGURES", ROOT / "figures"))
+
+
+@contextmanager
+def replacing(target: Path):
+    """A temporary path, file or folder, that becomes `target` when the block ends without error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, target)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Writes a file that is there whole or not at all."""
+    with replacing(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
