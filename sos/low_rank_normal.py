@@ -1,0 +1,696 @@
+"""The observation distribution of the paper: y ~ N(mu, P P^T + D) over whole images (section 3.3).
+
+One alphabet for shapes: `batch`, `S` pixels (channels x height x width, channel-major), `R` rank,
+`n` values per factor. Inside, factors are R-major, (items, R, S): a component is one contiguous
+image. Densities, entropies and divergences are in nats and always float64: at the paper's size they
+are near 5e5, where float32 resolves only 0.03.
+
+Numerics. Whatever meets the inverse of D runs in float64, over blocks of pixels that fit the cache,
+so nothing as large as P is stored and no float32 rounding is ever divided by epsilon. Gradients
+need that as much as values do: P^T D^-1 e = alpha is a sum whose terms are lambda / epsilon times
+larger than itself, of which float32 would keep no digit.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, constraints, register_kl
+
+__all__ = ["LowRankNormal", "PrincipalComponents", "slerp"]
+
+LOG_2PI = math.log(2 * math.pi)
+UNIT = torch.finfo(torch.float64).eps
+CPU_BLOCK, CPU_WIDTH = 2**21, 4096  # float64 numbers per block, pixels per chunk: a core's L2 cache
+GPU_BLOCK, GPU_WIDTH = 2**24, 1024
+PADDING = 8  # keeps the rows of a block from falling on the same cache sets
+
+
+class PrincipalComponents(NamedTuple):
+    """Thin singular value decomposition P = U diag(s) V^T, s descending (eq. 5)."""
+
+    directions: Tensor  # U (..., S, R): unit images, zero where s is zero
+    scales: Tensor  # s (..., R): standard deviation along each direction
+    rotation: Tensor  # V (..., R, R), float64
+
+
+class Place(NamedTuple):
+    """Where a block lies: some items, and some pixels cut into chunks of equal width."""
+
+    items: slice
+    pixels: slice
+    width: int
+
+    def of(self, x: Tensor) -> Tensor:
+        """The block's view of x: (items, rows, S) -> (depth, chunks, rows, width)."""
+        return x[self.items, :, self.pixels].unflatten(-1, (-1, self.width)).transpose(1, 2)
+
+
+def _places(items: int, rows: int, pixels: int, on_cpu: bool) -> Iterator[Place]:
+    """Cut (items, rows, pixels) into blocks: several items, or several chunks of one item."""
+    budget, width = (CPU_BLOCK, CPU_WIDTH) if on_cpu else (GPU_BLOCK, GPU_WIDTH)
+    budget = min(budget, max(2**16, items * rows * pixels // 10))  # two of them: 0.4 copies of P
+    width = max(1, min(pixels, math.ceil(pixels / math.ceil(pixels / width) / 8) * 8))
+    whole = pixels // width * width
+    depth = max(1, budget // max(1, rows * whole))
+    chunks = whole // width if depth > 1 else max(1, budget // (rows * width))
+    for first in range(0, items, depth):
+        item = slice(first, min(first + depth, items))
+        for start in range(0, whole, chunks * width):
+            yield Place(item, slice(start, min(start + chunks * width, whole)), width)
+        if whole < pixels:
+            yield Place(item, slice(whole, pixels), pixels - whole)
+
+
+def _float64_blocks(
+    factor: Tensor, value: Tensor | None = None, loc: Tensor | None = None
+) -> Iterator[tuple[Place, Tensor, Tensor]]:
+    """Yield (place, [P; r], scratch) in float64, r = value - loc: (depth, chunks, R + n, width)."""
+    items, rank, pixels = factor.shape
+    rows = rank + (0 if value is None else value.shape[1])
+    pair = factor.new_empty(2, 0, dtype=torch.float64)
+    for place in _places(items, max(1, rows), pixels, factor.device.type == "cpu"):
+        depth, width = place.items.stop - place.items.start, place.width
+        chunks = (place.pixels.stop - place.pixels.start) // width
+        padded = (depth, chunks, rows, width + PADDING)
+        if pair.shape[1] < math.prod(padded):
+            pair = factor.new_empty(2, math.prod(padded), dtype=torch.float64)
+        block, scratch = pair[:, : math.prod(padded)].view(2, *padded)[..., :width]
+        block[:, :, :rank] = place.of(factor)
+        if rows > rank:
+            block[:, :, rank:] = place.of(value)
+            block[:, :, rank:] -= place.of(loc)
+        yield place, block, scratch
+
+
+def _grams(value, loc, factor, diag) -> tuple[Tensor, Tensor, Tensor]:
+    """P^T D^-1 P (items, R, R), r D^-1 P (items, n, R) and r D^-1 r (items, n), in float64."""
+    (items, rank, _), n = factor.shape, value.shape[1]
+    products = factor.new_zeros(items, rank + n, rank, dtype=torch.float64)
+    squares = factor.new_zeros(items, n, dtype=torch.float64)
+    isotropic = diag.shape[-1] == 1
+    for place, block, _ in _float64_blocks(factor, value, loc):
+        if not isotropic:
+            block *= place.of(diag).double().rsqrt()
+        residual = block[:, :, rank:]
+        products[place.items] += (block @ block[:, :, :rank].mT).sum(1)
+        squares[place.items] += torch.linalg.vecdot(residual, residual).sum(1)
+    if isotropic:
+        products, squares = products / diag, squares / diag[:, 0]
+    return products[:, :rank], products[:, rank:], squares
+
+
+def _identity_like(matrix: Tensor) -> Tensor:
+    return torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+
+
+def _inverse_root(capacitance: Tensor) -> tuple[Tensor, Tensor]:
+    """T with T T^T = K^-1 and log|K| / 2 of K = I + P^T D^-1 P: (items, R, R), (items,).
+
+    Cholesky without jitter. Where it breaks down (columns of P alike to 1 part in 1e16 and 1e16
+    times D), K is scaled to a unit diagonal and those of its eigenvalues that lie below R x 1e-16,
+    where float64 knows nothing of them, are raised to that. Non-finite matrices give NaN.
+    """
+    tril, info = torch.linalg.cholesky_ex(capacitance)
+    identity = _identity_like(capacitance)
+    root = torch.linalg.solve_triangular(tril, identity, upper=False).mT
+    half_logdet = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    failed = info != 0
+    if bool(failed.any()):
+        finite = capacitance.isfinite().flatten(1).all(1)
+        safe = capacitance.where(finite[:, None, None], identity)
+        norm = safe.diagonal(dim1=-2, dim2=-1).sqrt()
+        values, vectors = torch.linalg.eigh(safe / norm[:, :, None] / norm[:, None, :])
+        values = values.clamp_min(norm.shape[-1] * UNIT)
+        other_root = vectors / norm[:, :, None] * values.rsqrt()[:, None, :]
+        other_logdet = norm.log().sum(-1) + values.log().sum(-1) / 2
+        other_root = other_root.where(finite[:, None, None], math.nan)
+        root = other_root.where(failed[:, None, None], root)
+        half_logdet = other_logdet.where(finite, math.nan).where(failed, half_logdet)
+    return root, half_logdet
+
+
+def _to_residual(block: Tensor, alpha: Tensor) -> Tensor:
+    """Turn the rows r of [P; r] into e = r - alpha P, in place, and return them."""
+    rank = alpha.shape[-1]
+    return block[:, :, rank:].sub_(alpha[:, None] @ block[:, :, :rank])
+
+
+def _residual_squares(value, loc, factor, diag, alpha) -> Tensor:
+    """e D^-1 e from e = r - alpha P itself, for r so large that its Grams cancel: (items, n)."""
+    squares = torch.zeros_like(alpha[..., 0])
+    for place, block, _ in _float64_blocks(factor, value, loc):
+        residual = _to_residual(block, alpha[place.items])
+        scale = diag[place.items, None] if diag.shape[-1] == 1 else place.of(diag)
+        squares[place.items] += (residual.square_() / scale).sum((1, -1))
+    return squares
+
+
+class _RidgeAndRank(torch.autograd.Function):
+    """Mahalanobis distances M (items, n) and rank entropy H = log|I + P^T D^-1 P| / 2 (items,).
+
+    With a = K^-1 P^T D^-1 r and e = r - P a (ridge regression), M = e^T D^-1 e + a^T a: positive
+    terms, stationary in a. dM/dr = 2 D^-1 e; dM/dP = -2 D^-1 e a^T; dM/dD = -(D^-1 e)^2;
+    dH/dP = D^-1 P K^-1; dH/dd_i = -p_i^T K^-1 p_i / 2 d_i^2. There is no double backward.
+
+    value, loc (items, n, S); factor (items, R, S); diag (items, 1, 1) or (items, 1, S).
+    """
+
+    @staticmethod
+    def forward(ctx, value, loc, factor, diag):
+        gram, cross, square = _grams(value, loc, factor, diag)
+        pixels = factor.shape[-1]
+        root, half_logdet = _inverse_root(gram + _identity_like(gram))
+        alpha = cross @ root @ root.mT
+        outside = square + torch.linalg.vecdot(alpha @ gram - 2 * cross, alpha)
+        inside = alpha.square().sum(-1)
+        if bool((UNIT * square > 1e-9 * (pixels + outside + inside)).any()):
+            outside = _residual_squares(value, loc, factor, diag, alpha)
+        ctx.save_for_backward(value, loc, factor, diag, root, alpha)
+        return outside + inside, half_logdet
+
+    @staticmethod
+    def backward(ctx, grad_distance, grad_entropy):
+        if torch.is_grad_enabled():  # create_graph; once_differentiable would pass in silence
+            raise RuntimeError("LowRankNormal.log_prob and rank_entropy differentiate only once")
+        value, loc, factor, diag, root, alpha = ctx.saved_tensors
+        need_value, need_loc, need_factor, need_diag = ctx.needs_input_grad
+        isotropic, rank, n = diag.shape[-1] == 1, factor.shape[1], value.shape[1]
+        need_residual = need_value or need_loc
+        together = need_residual and n <= rank  # with more values M's lower right part is a waste
+        twice = 2 * grad_distance[..., None]  # g (items, n, 1)
+        half = grad_entropy[:, None, None] / 2  # h (items, 1, 1)
+        # [dP; dr] = D^-1 M [P; r], M = [[h K^-1 + a g a^T, -a g], [-g a^T, g]]
+        pull = twice * alpha
+        matrix = torch.cat([2 * half * (root @ root.mT) + alpha.mT @ pull, -pull.mT], -1)
+        if together:
+            lower = torch.cat([-pull, torch.diag_embed(twice[..., 0])], -1)
+            matrix = torch.cat([matrix, lower], -2)
+        if isotropic:
+            matrix, twice = matrix / diag, twice / diag
+        grad_factor = torch.empty_like(factor) if need_factor else None
+        grad_residual = torch.empty_like(value) if need_residual else None
+        grad_diag = torch.zeros_like(diag, dtype=torch.float64) if need_diag else None
+        for place, block, scratch in _float64_blocks(factor, value, loc):
+            at = place.items
+            if not isotropic:
+                inverse = place.of(diag).double().reciprocal()
+            if need_factor or together:
+                product = scratch[:, :, : matrix.shape[-2]]
+                torch.matmul(matrix[at, None], block, out=product)
+                if not isotropic:
+                    product *= inverse
+            if need_factor:
+                place.of(grad_factor).copy_(product[:, :, :rank])
+            if together:
+                place.of(grad_residual).copy_(product[:, :, rank:])
+            if need_diag or (need_residual and not together):
+                residual = _to_residual(block, alpha[at])
+            if need_residual and not together:
+                scale = twice[at, None] if isotropic else twice[at, None] * inverse
+                place.of(grad_residual).copy_(residual * scale)
+            if need_diag:
+                leverage = (root[at, None].mT @ block[:, :, :rank]).square_().sum(-2, keepdim=True)
+                drop = grad_distance[at, None, None] @ residual.square() + half[at, None] * leverage
+                if isotropic:
+                    grad_diag[at] -= drop.sum((1, -1))[..., None] / diag[at].double().square()
+                else:
+                    place.of(grad_diag).copy_(-drop * inverse.square())
+        return (
+            grad_residual if need_value else None,
+            (-grad_residual if need_value else grad_residual.neg_()) if need_loc else None,
+            grad_factor,
+            grad_diag.to(diag.dtype) if need_diag else None,
+        )
+
+
+def _transform(factor: Tensor, matrix: Tensor) -> Tensor:
+    """P A in float64, rounded once: factor (items, R, S), matrix (items, R, R) -> (items, R, S)."""
+    result = torch.empty_like(factor)
+    for place, block, scratch in _float64_blocks(factor):
+        torch.matmul(matrix[place.items, None].mT, block, out=scratch)
+        place.of(result).copy_(scratch)
+    return result
+
+
+def _combine(factor: Tensor, weights: Tensor) -> Tensor:
+    """P w without copies of P: (*own, S, R), (*sample, *own, R) -> (*sample, *own, S)."""
+    own, lead = factor.shape[:-2], weights.shape[:-1]
+    samples = lead[: len(lead) - len(own)]
+    if lead != samples + own:
+        return (factor @ weights.unsqueeze(-1)).squeeze(-1)
+    folded = weights.reshape(samples.numel(), *own, weights.shape[-1]).movedim(0, -2)
+    return (folded @ factor.mT).movedim(-2, 0).reshape(weights.shape[:-1] + factor.shape[-2:-1])
+
+
+def _check_finite(name: str, x: Tensor, positive: bool = False) -> None:
+    """One pass over x: its sum is finite only if all of it is. Raises ValueError that names it."""
+    x = x.detach()
+    finite = bool(x.sum().isfinite()) or bool(x.isfinite().all())
+    if not finite or (positive and not bool((x > 0).all())):
+        low, high = torch.aminmax(x)
+        kind = "positive and finite" if positive else "finite"
+        raise ValueError(
+            f"{name} must be {kind}, but its values reach from {low.item():g} to {high.item():g}; "
+            f"check what produced it, or pass validate_args=False to skip this check"
+        )
+
+
+def _check_shapes(loc: Tensor, cov_factor: Tensor, cov_diag: Tensor) -> torch.Size:
+    """The batch shape. Raises ValueError that names the argument."""
+    if loc.dim() < 1 or not loc.is_floating_point():
+        raise ValueError(
+            f"loc must be a floating-point tensor (..., S), not {loc.dtype} {tuple(loc.shape)}; "
+            f"flatten images with loc.flatten(1)"
+        )
+    pixels = loc.shape[-1]
+    if cov_factor.dim() < 2 or cov_factor.shape[-2] != pixels or cov_factor.dtype != loc.dtype:
+        raise ValueError(
+            f"cov_factor must be {loc.dtype} and (..., S, R) with loc's S = {pixels}, not "
+            f"{cov_factor.dtype} {tuple(cov_factor.shape)}; pass an R-major (..., R, S) one as x.mT"
+        )
+    if cov_diag.shape[-1] not in (1, pixels):
+        raise ValueError(
+            f"cov_diag must be a number, (..., 1) or (..., S) with loc's S = {pixels}, not "
+            f"{tuple(cov_diag.shape)}; unsqueeze(-1) one number per item"
+        )
+    try:
+        shapes = loc.shape[:-1], cov_factor.shape[:-2], cov_diag.shape[:-1]
+        return torch.broadcast_shapes(*shapes)
+    except RuntimeError as error:
+        raise ValueError(
+            f"batch shapes of loc, cov_factor and cov_diag must broadcast, but are "
+            f"{', '.join(str(tuple(shape)) for shape in shapes)}; repeat or unsqueeze one of them"
+        ) from error
+
+
+class LowRankNormal(Distribution):
+    """y ~ N(mu, P P^T + D), D = epsilon I or diag(d) (section 3.3).
+
+    loc (..., S); cov_factor (..., S, R) of any strides, R = 0 and R >= S included; cov_diag a
+    number, (), (..., 1) or (..., S). Batch shapes broadcast. Memory beyond the arguments: small
+    blocks, and the gradients. `log_prob`, entropies and KL are float64, everything else has loc's
+    dtype. Raises ValueError for wrong shapes and, unless validate_args is False, for values that
+    are not finite (cov_diag: positive).
+    """
+
+    arg_constraints = {}  # checked here in one pass each, with messages that say what to do
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self,
+        loc: Tensor,
+        cov_factor: Tensor,
+        cov_diag: Tensor | float = 1e-5,
+        validate_args: bool | None = None,
+    ):
+        if not isinstance(cov_diag, Tensor):
+            cov_diag = torch.full((1,), cov_diag, dtype=torch.float64, device=loc.device)
+        cov_diag = cov_diag.reshape(1) if cov_diag.dim() == 0 else cov_diag
+        batch_shape = _check_shapes(loc, cov_factor, cov_diag)
+        self._loc, self._factor, self._diag = loc, cov_factor, cov_diag
+        self._fixed = False  # True where condition() has set variances to zero
+        super().__init__(batch_shape, loc.shape[-1:], validate_args=False)
+        self._validate_args = (
+            Distribution._validate_args if validate_args is None else validate_args
+        )
+        if self._validate_args:
+            _check_finite("loc", loc)
+            _check_finite("cov_factor", cov_factor)
+            _check_finite("cov_diag", cov_diag, positive=True)
+
+    def _derived(self, loc: Tensor, factor: Tensor, diag: Tensor) -> "LowRankNormal":
+        new = LowRankNormal(loc, factor, diag, validate_args=False)
+        new._validate_args, new._fixed = self._validate_args, self._fixed
+        return new
+
+    def expand(self, batch_shape, _instance=None) -> "LowRankNormal":
+        """The same distribution for a larger batch; nothing is copied."""
+        new = self._get_checked_instance(LowRankNormal, _instance)
+        new._loc, new._factor, new._diag = self._loc, self._factor, self._diag
+        new._fixed = self._fixed
+        super(LowRankNormal, new).__init__(
+            torch.Size(batch_shape), self.event_shape, validate_args=False
+        )
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def rank(self) -> int:
+        """R."""
+        return self._factor.shape[-1]
+
+    @property
+    def loc(self) -> Tensor:
+        """mu (..., S)."""
+        return self._loc.expand(self._extended_shape())
+
+    @property
+    def mean(self) -> Tensor:
+        """mu (..., S)."""
+        return self.loc
+
+    @property
+    def mode(self) -> Tensor:
+        """mu (..., S)."""
+        return self.loc
+
+    @property
+    def cov_factor(self) -> Tensor:
+        """P (..., S, R)."""
+        return self._factor.expand(self._extended_shape() + (self.rank,))
+
+    @property
+    def cov_diag(self) -> Tensor:
+        """The diagonal of D (..., S)."""
+        return self._diag.to(self._loc.dtype).expand(self._extended_shape())
+
+    @property
+    def variance(self) -> Tensor:
+        """diag(P P^T + D): (..., S)."""
+        low_rank = torch.linalg.vector_norm(self._factor, dim=-1).square()
+        return (low_rank + self._diag.to(self._loc.dtype)).expand(self._extended_shape())
+
+    def _own(self, x: Tensor, own: torch.Size) -> Tensor:
+        """Results per stored factor (items, ...) in the distribution's batch shape."""
+        return x.reshape(own + x.shape[1:]).expand(self.batch_shape + x.shape[1:])
+
+    def _items(self) -> Tensor:
+        """The stored factors, R-major: (items, R, S)."""
+        items = self._factor.shape[:-2].numel()
+        return self._factor.mT.reshape(items, self.rank, self.event_shape[0])
+
+    def _distance_and_rank(self, value: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
+        """Mahalanobis distances (*sample, *batch) of value from loc, and rank entropies (*batch).
+
+        A factor shared by the whole batch is one item with many values; otherwise each batch
+        element is an item.
+        """
+        if self._fixed:
+            raise ValueError(
+                "a distribution conditioned on exact values has variance 0 there and no density; "
+                "use condition(..., noise_variance=...) with a positive number"
+            )
+        batch, (pixels,) = self.batch_shape, self.event_shape
+        own = torch.broadcast_shapes(self._factor.shape[:-2], self._diag.shape[:-1])
+        own = batch if own.numel() > 1 else own
+        items = own.numel()
+        factor = self._factor.expand(own + (pixels, self.rank)).mT.reshape(items, self.rank, pixels)
+        diag = self._diag.expand(own + self._diag.shape[-1:]).reshape(items, 1, -1)
+        value, loc = torch.broadcast_tensors(value, loc)
+        lead, n = value.shape[:-1], value.shape[:-1].numel() // items
+        value, loc = (x.reshape(n, items, pixels).transpose(0, 1) for x in (value, loc))
+        distance, entropy = _RidgeAndRank.apply(value, loc, factor, diag)
+        return distance.mT.reshape(lead), self._own(entropy, own)
+
+    def _log_det_diag(self) -> Tensor:
+        """log|D| in float64, broadcastable with the batch."""
+        return self._diag.double().log().sum(-1) * (self.event_shape[0] / self._diag.shape[-1])
+
+    def log_prob_and_rank_entropy(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(value) and log|I + P^T D^-1 P| / 2 from one pass over P (eq. 3).
+
+        value (*sample, *batch, S) -> (*sample, *batch) and (*batch), nats, float64. Differentiable
+        once, in value, loc, cov_factor and cov_diag. Raises ValueError for a wrong value, and where
+        condition() has fixed pixels.
+        """
+        if value.dim() < 1 or value.shape[-1:] != self.event_shape:
+            raise ValueError(
+                f"value must be (..., S) with S = {self.event_shape[0]}, not {tuple(value.shape)}; "
+                f"flatten images with value.flatten(1)"
+            )
+        if self._validate_args:
+            _check_finite("value", value)
+        distance, rank_entropy = self._distance_and_rank(value, self.loc)
+        constant = self.event_shape[0] * LOG_2PI + self._log_det_diag()
+        return -0.5 * (constant + distance) - rank_entropy, rank_entropy
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """log N(value; mu, P P^T + D) in nats, float64: (*sample, *batch)."""
+        return self.log_prob_and_rank_entropy(value)[0]
+
+    @property
+    def rank_entropy(self) -> Tensor:
+        """log|I + P^T D^-1 P| / 2 in nats, the part of the entropy that P decides: (*batch)."""
+        none = self._loc.new_empty((0,) + self._extended_shape())
+        return self._distance_and_rank(none, none)[1]
+
+    def entropy(self) -> Tensor:
+        """S (1 + log 2 pi) / 2 + log|D| / 2 + rank entropy, in nats, float64: (*batch)."""
+        constant = self.event_shape[0] * (1 + LOG_2PI) + self._log_det_diag()
+        return 0.5 * constant + self.rank_entropy
+
+    def sample(self, sample_shape=(), generator: torch.Generator | None = None) -> Tensor:
+        """`rsample` without gradients."""
+        with torch.no_grad():
+            return self.rsample(sample_shape, generator)
+
+    def rsample(self, sample_shape=(), generator: torch.Generator | None = None) -> Tensor:
+        """mu + P w + sqrt(D) v with fresh standard normal w and v: (*sample_shape, *batch, S)."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        options = {"dtype": self._loc.dtype, "device": self._loc.device, "generator": generator}
+        noise_factor = torch.randn(shape[:-1] + (self.rank,), **options)
+        return self.rsample_from(noise_factor, torch.randn(shape, **options))
+
+    def rsample_from(self, noise_factor: Tensor, noise_diag: Tensor) -> Tensor:
+        """mu + P w + sqrt(D) v for given noise w (..., R) and v (..., S) that broadcast (eq. 4)."""
+        wanted = {"noise_factor": (noise_factor, self.rank)}
+        wanted["noise_diag"] = (noise_diag, self.event_shape[0])
+        for name, (noise, size) in wanted.items():
+            if noise.dim() < 1 or noise.shape[-1] != size:
+                raise ValueError(
+                    f"{name} must be (..., {size}), not {tuple(noise.shape)}; "
+                    f"draw it with torch.randn"
+                )
+        deviation = self._diag.to(self._loc.dtype).sqrt()
+        return self.loc + _combine(self._factor, noise_factor) + deviation * noise_diag
+
+    def covariance_row(self, index: int) -> Tensor:
+        """Covariance of every pixel with pixel `index`, P p_i + d_i at i: (*batch, S)."""
+        index = range(self.event_shape[0])[index]  # IndexError where there is no such pixel
+        own_variance = torch.zeros_like(self.loc)
+        own_variance[..., index] = self.cov_diag[..., index]
+        return _combine(self._factor, self._factor[..., index, :]) + own_variance
+
+    @property
+    @torch.no_grad()
+    def pixel_influence(self) -> Tensor:
+        """sum_j Sigma_ij^2 = p_i^T G p_i + 2 d_i |p_i|^2 + d_i^2, G = P^T P: (*batch, S)."""
+        factor = self._items()
+        gram = _factor_gram(factor)
+        quadratic = factor.new_empty(factor.shape[0], 1, factor.shape[2])
+        for place, block, scratch in _float64_blocks(factor):
+            torch.matmul(gram[place.items, None], block, out=scratch)
+            place.of(quadratic).copy_(scratch.mul_(block).sum(-2, keepdim=True))
+        quadratic = self._own(quadratic[:, 0], self._factor.shape[:-2])
+        return quadratic + self.cov_diag * (2 * self.variance - self.cov_diag)
+
+    @torch.no_grad()
+    def principal_components(self) -> PrincipalComponents:
+        """P = U diag(s) V^T through the eigenvectors of P^T P in float64 (eq. 5). No gradients.
+
+        s descends; the largest entry of each image in U is positive; where P is rank-deficient
+        (s^2 below R x 1e-16 of the largest), s and U are exactly zero.
+        """
+        factor = self._items()
+        scales, rotation = _singular_values(factor)
+        directions = _transform(factor, rotation / scales.where(scales > 0, math.inf)[:, None])
+        if directions.numel():
+            peak = directions.abs().argmax(-1, keepdim=True)
+            sign = torch.where(directions.gather(-1, peak) < 0, -1.0, 1.0)  # (items, R, 1)
+            directions, rotation = directions * sign, rotation * sign.mT
+        own = self._factor.shape[:-2]
+        results = directions.mT, scales.to(factor.dtype), rotation
+        return PrincipalComponents(*(self._own(x, own) for x in results))
+
+    @torch.no_grad()
+    def scale_components(self, scales: Tensor) -> "LowRankNormal":
+        """Multiply the principal components by `scales`, P V diag(a) V^T (eq. 5). No gradients.
+
+        scales (R,) or (*batch, R), in descending order of the components; zero removes one, ones
+        change nothing.
+        """
+        if scales.dim() < 1 or scales.shape[-1] != self.rank:
+            raise ValueError(
+                f"scales must be (..., R) with R = {self.rank}, not {tuple(scales.shape)}; "
+                f"give one number per component"
+            )
+        rotation = self._own(_singular_values(self._items())[1], self._factor.shape[:-2])
+        matrix = rotation * scales.to(rotation).unsqueeze(-2) @ rotation.mT  # (..., R, R)
+        lead, (pixels,) = matrix.shape[:-2], self.event_shape
+        shape = (lead.numel(), self.rank, pixels)
+        factor = self._factor.mT.expand(lead + shape[1:]).reshape(shape)
+        scaled = _transform(factor, matrix.reshape(lead.numel(), self.rank, self.rank))
+        return self._derived(self.loc, scaled.reshape(lead + shape[1:]).mT, self._diag)
+
+    @torch.no_grad()
+    def condition(
+        self, index: Tensor, values: Tensor | float, noise_variance: Tensor | float | None = None
+    ) -> "LowRankNormal":
+        """The distribution given values b of some pixels (eq. 6-7). No gradients.
+
+        index: flat pixel numbers (q,), the last of equal ones counts, or a mask (S,); values and
+        noise_variance: numbers or (..., q). Without noise the pixels become b exactly, of variance
+        0; with it, b is an observation of them with that variance. Repeated calls accumulate; a
+        pixel that was fixed before simply takes its new value. O(q R^2 + R^3 + S R^2).
+
+        w | b ~ N(m, V), V = (I + P2^T D2^-1 P2)^-1, m = V P2^T D2^-1 (b - mu2), D2 with the noise.
+        """
+        index, position = _edited_pixels(index, self.event_shape[0])
+        if index.numel() == 0:
+            return self
+        values = _per_edit("values", values, position, self._loc.device)
+        noise = 0.0 if noise_variance is None else noise_variance
+        noise = _per_edit("noise_variance", noise, position, self._loc.device)
+        if self._validate_args:
+            _check_finite("values", values)
+            _check_finite("noise_variance", noise)
+            if bool((noise < 0).any()):
+                raise ValueError("noise_variance must not be negative; pass None for exact edits")
+        diag = self._diag.expand(self._diag.shape[:-1] + self.event_shape)
+        diag_2 = diag[..., index].double()
+        factor_2 = self._factor[..., index, :].double()
+        offset = values - self._loc[..., index].double()
+        total = diag_2 + noise
+        weight = torch.where(total > 0, 1 / total, 0.0)
+        kept = noise * weight  # the share of a pixel's own noise that remains: 0 for exact edits
+        eigenvalues, eigenvectors = torch.linalg.eigh(
+            (factor_2 * weight.unsqueeze(-1)).mT @ factor_2
+        )
+        shrink = (1 + eigenvalues.clamp_min(0)).rsqrt().unsqueeze(-2)  # V^1/2 = Q shrink Q^T
+        cross = (weight * offset).unsqueeze(-2) @ factor_2
+        weights = (cross @ eigenvectors * shrink.square()) @ eigenvectors.mT  # (..., 1, R)
+        root = (eigenvectors * shrink @ eigenvectors.mT).to(self._loc.dtype)
+        factor = root @ self._factor.mT  # (..., R, S)
+        factor[..., index] *= kept.unsqueeze(-2).to(factor.dtype)
+        shift = (weights.to(self._loc.dtype) @ self._factor.mT).squeeze(-2)
+        loc = self._loc + shift
+        predicted = offset + kept * ((weights @ factor_2.mT).squeeze(-2) - offset)
+        mean_2 = torch.where(kept == 0, values, values - offset + predicted)
+        loc = loc.expand(torch.broadcast_shapes(loc.shape, mean_2.shape[:-1] + (1,))).clone()
+        loc[..., index] = mean_2.to(loc.dtype)
+        lead = torch.broadcast_shapes(diag.shape[:-1], kept.shape[:-1])
+        diag = diag.expand(lead + self.event_shape).clone()
+        diag[..., index] = (diag_2 * kept).to(diag.dtype)
+        new = self._derived(loc, factor.mT, diag)
+        new._fixed = self._fixed or bool((diag == 0).any())
+        return new
+
+
+def _edited_pixels(index: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
+    """Ascending pixel numbers without repeats, and where in `index` each stands last."""
+    if index.dtype == torch.bool:
+        if index.shape != (pixels,):
+            raise ValueError(
+                f"index, as a mask, must be ({pixels},), not {tuple(index.shape)}; flatten it"
+            )
+        index = index.nonzero().squeeze(-1)
+    if index.dim() != 1 or index.is_floating_point():
+        raise ValueError(
+            f"index must be a 1-D tensor of pixel numbers or a mask, not {index.dtype} "
+            f"{tuple(index.shape)}; flat numbers count channels, then rows, then columns"
+        )
+    if index.numel() and not -pixels <= index.min() <= index.max() < pixels:
+        raise ValueError(
+            f"index must lie in 0..{pixels - 1}, but reaches from {index.min()} to {index.max()}; "
+            f"flat numbers count channels, then rows, then columns"
+        )
+    order = torch.arange(index.numel(), device=index.device)
+    last = torch.full((pixels,), -1, device=index.device)
+    last.scatter_reduce_(0, index.long() % pixels, order, "amax")
+    edited = (last >= 0).nonzero().squeeze(-1)
+    return edited, last[edited]
+
+
+def _per_edit(name: str, x: Tensor | float, position: Tensor, device: torch.device) -> Tensor:
+    """x of every kept edit in float64: (..., q)."""
+    x = torch.as_tensor(x, dtype=torch.float64, device=device)
+    if x.dim() == 0:
+        x = x.expand(1)
+    if x.shape[-1] == 1:
+        return x.expand(x.shape[:-1] + position.shape)
+    if x.shape[-1] <= position.max():
+        raise ValueError(
+            f"{name} must be a number or (..., q), not {tuple(x.shape)}; give one per index"
+        )
+    return x[..., position]
+
+
+def _factor_gram(factor: Tensor) -> Tensor:
+    """P^T P in float64: (items, R, S) -> (items, R, R)."""
+    none = factor.new_empty(factor.shape[0], 0, factor.shape[-1])
+    return _grams(none, none, factor, factor.new_ones(factor.shape[0], 1, 1))[0]
+
+
+def _singular_values(factor: Tensor) -> tuple[Tensor, Tensor]:
+    """s (items, R), descending, and V (items, R, R) of P = U diag(s) V^T, in float64."""
+    squares, rotation = torch.linalg.eigh(_factor_gram(factor))
+    squares, rotation = squares.flip(-1), rotation.flip(-1)
+    floor = squares[:, :1] * squares.shape[-1] * UNIT
+    return squares.where(squares > floor, 0.0).sqrt(), rotation
+
+
+@register_kl(LowRankNormal, LowRankNormal)
+def _kl_low_rank_normal(p: LowRankNormal, q: LowRankNormal) -> Tensor:
+    """KL(p || q) = (tr(Sigma_q^-1 Sigma_p) - S + M_q(mu_p) + log|Sigma_q| - log|Sigma_p|) / 2.
+
+    The trace is the Mahalanobis distances of p's components plus sum_i d_p,i (Sigma_q^-1)_ii.
+    Nats, float64, (*batch). For analysis: it makes float64 copies of both factors.
+    """
+    batch, (pixels,) = torch.broadcast_shapes(p.batch_shape, q.batch_shape), p.event_shape
+    difference = p.loc.double() - q.loc.double()
+    components = p.cov_factor.mT.double().movedim(-2, 0)  # (R, *batch, S)
+    distances, rank_q = q.expand(batch)._distance_and_rank(
+        torch.cat(
+            [
+                difference.expand(batch + (pixels,))[None],
+                components.expand((p.rank,) + batch + (pixels,)),
+            ]
+        ),
+        difference.new_zeros(batch + (pixels,)),
+    )
+    whitened = q._factor.double() / q._diag.double().sqrt().unsqueeze(-1)
+    gram = whitened.mT @ whitened
+    solved = torch.linalg.solve(gram + _identity_like(gram), whitened.mT).mT
+    leverage = torch.linalg.vecdot(whitened, solved)
+    ratio = p._diag.double() / q._diag.double()
+    trace = distances[1:].sum(0) + (ratio * (1 - leverage)).sum(-1)
+    log_ratio = q._log_det_diag() - p._log_det_diag() + 2 * (rank_q - p.rank_entropy)
+    return 0.5 * (trace - pixels + distances[0] + log_ratio)
+
+
+def _blend(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    return (1 - t) * a + t * b
+
+
+def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
+    """(sin((1 - t) w) a + sin(t w) b) / sin w, w the angle between a and b (eq. 8).
+
+    a, b (..., n); t a number or (...). The angle is that of the normalised vectors, the blend that
+    of the vectors themselves. Parallel and zero vectors are blended linearly; opposite ones pass
+    through a perpendicular of a's, their lengths blended linearly.
+    """
+    a, b = torch.broadcast_tensors(a, b)
+    t = torch.as_tensor(t, dtype=a.dtype, device=a.device).unsqueeze(-1)
+    length_a, length_b = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
+    unit_a, unit_b = a / length_a.where(length_a > 0, 1), b / length_b.where(length_b > 0, 1)
+    apart, along = (
+        (unit_a - unit_b).norm(dim=-1, keepdim=True),
+        (unit_a + unit_b).norm(dim=-1, keepdim=True),
+    )
+    angle = 2 * torch.atan2(apart, along)
+    tiny = 4 * torch.finfo(a.dtype).eps
+    some = (length_a > 0) & (length_b > 0)
+    parallel = (apart <= tiny) | ~some
+    opposite = (along <= tiny) & some & (a.shape[-1] > 1)
+    sine = angle.sin().where(~(parallel | (along <= tiny)), 1)
+    arc = (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / sine
+    axis = torch.zeros_like(a).scatter(-1, unit_a.abs().argmin(-1, keepdim=True), 1.0)
+    aside = axis - (axis * unit_a).sum(-1, keepdim=True) * unit_a
+    aside = aside / aside.norm(dim=-1, keepdim=True).clamp_min(tiny)
+    half_turn = (t * math.pi).cos() * unit_a + (t * math.pi).sin() * aside
+    result = torch.where(opposite, half_turn * _blend(length_a, length_b, t), arc)
+    return torch.where(parallel | ((along <= tiny) & ~opposite), _blend(a, b, t), result)

@@ -1,0 +1,531 @@
+"""LowRankNormal against dense matrices and torch's own class in float64."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, kl_divergence
+
+from sos.low_rank_normal import LowRankNormal, slerp
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Small tensors on busy machines: waiting for the other threads costs more than they save."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+PAPER = 116_412, 25, 1e-5  # pixels, rank, epsilon
+# name: (shape of loc, of cov_factor, of cov_diag; None is a number), factor stored R-major
+SHAPES = {
+    "one image": ((6,), (6, 2), (6,), False),
+    "number": ((6,), (6, 2), None, False),
+    "0-d diagonal": ((6,), (6, 2), (), False),
+    "batch": ((3, 6), (3, 6, 2), (3, 6), False),
+    "batch, number": ((3, 6), (3, 6, 2), None, True),
+    "one number per item": ((3, 6), (3, 6, 2), (3, 1), True),
+    "R-major": ((3, 6), (3, 6, 2), (3, 6), True),
+    "two batch axes": ((2, 3, 6), (2, 3, 6, 2), (2, 3, 6), True),
+    "rank 0": ((3, 6), (3, 6, 0), (3, 6), False),
+    "rank 0, number": ((6,), (6, 0), None, False),
+    "rank = pixels": ((3, 4), (3, 4, 4), None, False),
+    "rank > pixels": ((3, 4), (3, 4, 9), (4,), True),
+    "one pixel": ((2, 1), (2, 1, 3), (2, 1), False),
+    "shared factor": ((3, 6), (6, 2), None, True),
+    "shared factor and diagonal": ((3, 6), (6, 2), (6,), False),
+    "shared mean": ((6,), (3, 6, 2), (6,), False),
+    "shared mean and factor": ((6,), (6, 2), (3, 6), False),
+    "crossed": ((2, 1, 6), (3, 6, 2), (2, 1, 6), True),
+    "odd ones": ((1, 6), (1, 6, 2), None, True),
+}
+
+
+def make(name="batch", dtype=torch.float64, seed=0):
+    loc_shape, factor_shape, diag_shape, r_major = SHAPES[name]
+    generator = torch.Generator().manual_seed(seed)
+    loc = torch.randn(loc_shape, generator=generator, dtype=dtype)
+    factor = torch.randn(factor_shape, generator=generator, dtype=dtype)
+    factor = factor.mT.contiguous().mT if r_major else factor
+    diag = 0.3
+    if diag_shape is not None:
+        diag = torch.rand(diag_shape, generator=generator, dtype=dtype) + 0.1
+    return loc, factor, diag
+
+
+def covariance(p: LowRankNormal):
+    return p.cov_factor @ p.cov_factor.mT + torch.diag_embed(p.cov_diag)
+
+
+def dense(p: LowRankNormal):
+    return MultivariateNormal(p.loc, covariance(p))
+
+
+def close(a, b, tolerance=1e-10):
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_densities_and_moments_match_the_dense_normal(name):
+    p = LowRankNormal(*make(name))
+    expected = dense(p)
+    assert (p.batch_shape, p.event_shape) == (expected.batch_shape, expected.event_shape)
+    for sample_shape in [(), (4,), (2, 3)]:
+        value = torch.randn(sample_shape + p.batch_shape + p.event_shape, dtype=torch.float64)
+        close(p.log_prob(value), expected.log_prob(value))
+    close(p.log_prob(value[0, 0]), expected.log_prob(value[0, 0]))
+    log_prob, rank_entropy = p.log_prob_and_rank_entropy(value)
+    close(log_prob, p.log_prob(value))
+    close(rank_entropy, p.rank_entropy)
+    close(p.entropy(), expected.entropy())
+    floor = MultivariateNormal(p.loc, torch.diag_embed(p.cov_diag)).entropy()
+    close(p.rank_entropy, expected.entropy() - floor)
+    for attribute in ("mean", "variance", "stddev"):
+        close(getattr(p, attribute), getattr(expected, attribute))
+    assert p.rsample((5,)).shape == (5,) + p.batch_shape + p.event_shape
+
+
+@pytest.mark.parametrize("name", ["batch", "shared factor", "rank > pixels"])
+def test_matches_torchs_low_rank_class(name):
+    p = LowRankNormal(*make(name))
+    expected = LowRankMultivariateNormal(p.loc, p.cov_factor, p.cov_diag)
+    value = torch.randn(p.batch_shape + p.event_shape, dtype=torch.float64)
+    close(p.log_prob(value), expected.log_prob(value))
+    close(p.entropy(), expected.entropy())
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("sample_shape", [(), (3,)])
+def test_gradients(name, sample_shape):
+    loc, factor, diag = make(name)
+    if not isinstance(diag, torch.Tensor):
+        diag = torch.tensor(diag, dtype=torch.float64)
+    p = LowRankNormal(loc, factor, diag)
+    value = torch.randn(sample_shape + p.batch_shape + p.event_shape, dtype=torch.float64)
+    inputs = [x.detach().clone().requires_grad_() for x in (loc, factor, diag, value)]
+
+    def densities(loc, factor, diag, value):
+        p = LowRankNormal(loc, factor, diag)
+        return *p.log_prob_and_rank_entropy(value), p.entropy()
+
+    assert torch.autograd.gradcheck(densities, inputs, fast_mode=p.batch_shape.numel() > 3)
+
+
+def test_only_the_gradients_asked_for_and_in_the_factors_layout():
+    loc, factor, diag = make("R-major", torch.float32)
+    value = torch.randn(3, 6)
+    for which in range(4):
+        inputs = [loc, factor, diag, value]
+        inputs[which] = inputs[which].detach().requires_grad_()
+        log_prob = LowRankNormal(*inputs[:3]).log_prob(inputs[3]).sum()
+        (grad,) = torch.autograd.grad(log_prob, inputs[which])
+        assert grad.dtype == torch.float32 and grad.stride() == inputs[which].stride()
+
+
+def test_blocks_do_not_change_the_result(monkeypatch):
+    from sos import low_rank_normal
+
+    loc, factor, _ = torch.randn(5, 101), torch.randn(5, 3, 101).mT, None
+    value = torch.randn(5, 101)
+    diag = torch.rand(5, 101) + 0.1
+    results = []
+    for block, width in [(2**20, 4096), (64, 7), (2000, 16), (1, 1)]:
+        monkeypatch.setattr(low_rank_normal, "CPU_BLOCK", block)
+        monkeypatch.setattr(low_rank_normal, "CPU_WIDTH", width)
+        inputs = [x.double().requires_grad_() for x in (loc, factor, diag, value)]
+        p = LowRankNormal(*inputs[:3])
+        log_prob, rank_entropy = p.log_prob_and_rank_entropy(inputs[3])
+        gradients = torch.autograd.grad((log_prob + rank_entropy).sum(), inputs)
+        results.append([log_prob, rank_entropy, p.pixel_influence, *gradients])
+    for other in results[1:]:
+        for a, b in zip(other, results[0], strict=True):
+            close(a, b, 1e-12)
+
+
+@pytest.mark.parametrize("pixels, floor", [
+    (116_412, -504_939.867), (233 * 197, -199_096.698), (64 * 64, -17_766.499),
+])  # fmt: skip
+def test_entropy_floors_of_the_paper(pixels, floor):
+    p = LowRankNormal(torch.zeros(pixels), torch.zeros(pixels, 25), 1e-5)
+    assert p.entropy().item() == pytest.approx(floor, abs=1e-3)
+    assert p.rank_entropy.item() == 0
+    assert p.log_prob(p.mean).item() == pytest.approx(pixels / 2 - floor, abs=1e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 20), st.integers(0, 25), st.floats(1e-6, 1e2), st.integers(0, 99))
+def test_density_at_the_mean_is_half_the_pixels_minus_the_entropy(pixels, rank, epsilon, seed):
+    factor = torch.randn(pixels, rank, generator=torch.Generator().manual_seed(seed))
+    p = LowRankNormal(torch.zeros(pixels), factor, epsilon)
+    close(p.log_prob(p.mean), pixels / 2 - p.entropy(), 1e-9)
+
+
+def paper_factor(spectrum: str, seed=0):
+    """An R-major float32 factor (1, R, S) whose squared singular values are the spectrum."""
+    pixels, rank, _ = PAPER
+    eigenvalues = {
+        "constrained": torch.logspace(3, 0, rank).mul(3747 / torch.logspace(3, 0, rank).sum()),
+        "wide": torch.logspace(math.log10(3e4), -5, rank),
+        "exploded": torch.logspace(3, 0, rank).mul(1.369e6 / torch.logspace(3, 0, rank).sum()),
+        "24 zero columns": torch.cat([torch.full((1,), 150.0), torch.zeros(rank - 1)]),
+    }[spectrum]
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.linalg.qr(torch.randn(pixels, rank, generator=generator))[0]
+    rotation = torch.linalg.qr(torch.randn(rank, rank, generator=generator))[0]
+    if spectrum == "24 zero columns":
+        rotation = torch.eye(rank)
+    return (rotation * eigenvalues.sqrt() @ directions.T)[None]
+
+
+@pytest.mark.parametrize("spectrum", ["constrained", "wide", "exploded", "24 zero columns"])
+def test_float32_at_the_papers_size(spectrum):
+    """Within 0.05 nats of float64 (torch's class: 875 nats, or a failed Cholesky), and gradients
+    whose part inside the span of P survives."""
+    pixels, rank, epsilon = PAPER
+    factor = paper_factor(spectrum).requires_grad_()
+    loc = torch.rand(1, pixels).requires_grad_()
+    p = LowRankNormal(loc, factor.mT, epsilon)
+    value = p.sample(generator=torch.Generator().manual_seed(1))
+    log_prob, rank_entropy = p.log_prob_and_rank_entropy(value)
+    wide = factor.detach()[0].double()
+    residual = value[0].double() - loc.detach()[0].double()
+    # oracle: QR of [P; sqrt(eps) I], which never squares the condition number
+    stacked = torch.cat([wide.T, math.sqrt(epsilon) * torch.eye(rank).double()])
+    q, r = torch.linalg.qr(stacked)
+    padded = torch.cat([residual, torch.zeros(rank).double()])
+    distance = (padded - q @ (q.T @ padded)).square().sum() / epsilon
+    half_logdet = r.diagonal().abs().log().sum() - rank / 2 * math.log(epsilon)
+    constant = pixels * (math.log(2 * math.pi) + math.log(epsilon))
+    assert rank_entropy.item() == pytest.approx(half_logdet.item(), abs=1e-3)
+    expected = -0.5 * (constant + distance) - half_logdet
+    assert log_prob.item() == pytest.approx(expected.item(), abs=0.05)
+    # P^T dlog p / dmu = alpha = K^-1 P^T D^-1 r, recomputed from the oracle
+    alpha = torch.linalg.solve_triangular(r, (q.T @ padded)[:, None], upper=True)[:, 0]
+    (grad,) = torch.autograd.grad(log_prob.sum(), loc)
+    scale = wide.norm() * grad.double().norm() * 2**-24  # of rounding the result to float32
+    assert (wide @ grad[0].double() - alpha).abs().max() < 1e-6 + scale
+
+
+@pytest.mark.parametrize("factor", [
+    torch.full((50, 4), 1e15), torch.full((50, 4), 1e-30), torch.full((50, 4), 3e38),
+    torch.randn(50, 1, generator=torch.Generator().manual_seed(0)).expand(50, 4) * 1e12,
+    torch.logspace(-30, 30, 200).reshape(50, 4), torch.zeros(50, 4),
+])  # fmt: skip
+@pytest.mark.parametrize("epsilon", [1e-30, 1e-5, 1e30])
+def test_extreme_factors_neither_fail_nor_give_nan(factor, epsilon):
+    factor = factor.clone().requires_grad_()
+    p = LowRankNormal(torch.zeros(50), factor, epsilon)
+    log_prob, rank_entropy = p.log_prob_and_rank_entropy(torch.zeros(50))
+    assert log_prob.isfinite() and rank_entropy.isfinite() and rank_entropy >= 0
+    (grad,) = torch.autograd.grad(rank_entropy, factor)
+    assert not grad.isnan().any()
+
+
+def test_duplicate_columns_at_a_sane_scale_are_exact():
+    column = torch.randn(500, 1, dtype=torch.float64)
+    doubled = LowRankNormal(torch.zeros(500).double(), column.repeat(1, 2), 1e-5)
+    single = LowRankNormal(torch.zeros(500).double(), column * math.sqrt(2), 1e-5)
+    close(doubled.rank_entropy, single.rank_entropy, 1e-7)
+
+
+def test_values_deep_inside_the_span_keep_their_digits():
+    factor = torch.randn(300, 3, dtype=torch.float64)
+    value = factor @ torch.tensor([1e7, -2e7, 3e7]).double()
+    p = LowRankNormal(torch.zeros(300).double(), factor, 1e-5)
+    expected = p.log_prob(p.mean) - 0.5 * 14e14  # e = 0, |alpha|^2 remains
+    assert abs(p.log_prob(value) / expected - 1) < 1e-6
+
+
+def test_nonfinite_values_without_validation_give_nan():
+    factor = torch.full((2, 6, 2), math.nan)
+    factor[0] = 1.0
+    p = LowRankNormal(torch.zeros(2, 6), factor, 1.0, validate_args=False)
+    assert p.log_prob(torch.zeros(2, 6)).isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_given_noise_is_used_exactly(name):
+    p = LowRankNormal(*make(name))
+    for lead in [p.batch_shape, (4,) + p.batch_shape, (4,) + (1,) * len(p.batch_shape)]:
+        w, v = torch.randn(*lead, p.rank).double(), torch.randn(*lead, p.event_shape[0]).double()
+        low_rank = (p.cov_factor @ w.unsqueeze(-1)).squeeze(-1)
+        close(p.rsample_from(w, v), p.loc + low_rank + p.cov_diag.sqrt() * v)
+
+
+def test_samples_have_the_right_moments_and_follow_the_generator():
+    p = LowRankNormal(*make("one image"))
+    samples = p.sample((200_000,), generator=torch.Generator().manual_seed(0))
+    close(samples.mean(0), p.mean, 0.03)
+    close(samples.T.cov(), covariance(p), 0.06)
+    again = p.sample((200_000,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(samples, again)
+    spread = (samples - p.mean).square().sum(-1).mean()
+    assert spread.item() == pytest.approx(p.variance.sum().item(), rel=0.02)
+
+
+def test_samples_are_differentiable():
+    inputs = [x.requires_grad_() for x in make("batch")]
+    w, v = torch.randn(4, 3, 2).double(), torch.randn(4, 3, 6).double()
+    assert torch.autograd.gradcheck(lambda *x: LowRankNormal(*x).rsample_from(w, v), inputs)
+
+
+def test_expand():
+    p = LowRankNormal(*make("one image"))
+    q = p.expand((4, 3))
+    value = torch.randn(4, 3, 6).double()
+    close(q.log_prob(value), p.log_prob(value))
+    assert q.entropy().shape == q.batch_shape == (4, 3) and q.rsample().shape == (4, 3, 6)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_kl_matches_dense(name):
+    p, q = LowRankNormal(*make(name, seed=1)), LowRankNormal(*make(name, seed=2))
+    close(kl_divergence(p, q), kl_divergence(dense(p), dense(q)), 1e-9)
+    close(kl_divergence(p, p), torch.zeros(p.batch_shape).double(), 1e-9)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_covariance_rows_and_influence_match_dense(name):
+    p = LowRankNormal(*make(name))
+    sigma = covariance(p)
+    for index in (0, -1):
+        close(p.covariance_row(index), sigma[..., index, :])
+    close(p.pixel_influence, sigma.square().sum(-1))
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_principal_components_match_the_svd(name):
+    p = LowRankNormal(*make(name))
+    u, s, v = p.principal_components()
+    kept = min(p.event_shape[0], p.rank)
+    expected = torch.linalg.svdvals(p.cov_factor)
+    close(s[..., :kept], expected, 1e-7)
+    assert not s[..., kept:].any() and not u[..., kept:].any()
+    close((u * s.unsqueeze(-2)) @ v.mT, p.cov_factor, 1e-7)
+    close(v.mT @ v, torch.eye(p.rank).double().expand_as(v))
+    if kept:
+        products = (u.mT @ u)[..., :kept, :kept]
+        close(products, torch.eye(kept).double().expand_as(products), 1e-7)
+        peaks = u[..., :kept].gather(-2, u[..., :kept].abs().argmax(-2, keepdim=True))
+        assert (peaks > 0).all()
+
+
+def test_components_of_a_deficient_factor_are_exact_zeros():
+    factor = torch.randn(40, 5)
+    factor[:, 1] = 0
+    factor[:, 3] = 2 * factor[:, 0]
+    u, s, v = LowRankNormal(torch.zeros(40), factor, 1e-5).principal_components()
+    assert (s[:3] > 0).all() and not s[3:].any() and not u[:, 3:].any()
+    zeros = LowRankNormal(torch.zeros(40), torch.zeros(40, 5), 1e-5).principal_components()
+    assert not zeros.scales.any() and not zeros.directions.any()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_scaling_components(name):
+    p = LowRankNormal(*make(name))
+    ones = torch.ones(p.rank)
+    close(covariance(p.scale_components(ones)), covariance(p), 1e-12)
+    assert not p.scale_components(0 * ones).cov_factor.any()
+    if p.rank:
+        u, s, v = p.principal_components()
+        scales = torch.linspace(-2, 3, p.rank).double()
+        expected = (u * s.unsqueeze(-2) * scales) @ v.mT
+        close(p.scale_components(scales).cov_factor, expected, 1e-7)
+        parts = sum(p.scale_components(row).cov_factor for row in torch.eye(p.rank))
+        close(parts, p.cov_factor)
+
+
+def conditioned(p: LowRankNormal, index, values, noise=0.0):
+    """Mean and covariance given noisy values of some pixels, by dense block formulas (eq. 6-7)."""
+    sigma = covariance(p)
+    noise = torch.as_tensor(noise, dtype=torch.float64).expand(len(index))
+    block = sigma[..., index, :][..., index] + torch.diag(noise)
+    gain = torch.linalg.solve(block, sigma[..., index, :]).mT
+    mean = p.loc + (gain @ (values - p.loc[..., index]).unsqueeze(-1)).squeeze(-1)
+    return mean, sigma - gain @ sigma[..., index, :]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("noise", [None, 0.5, "mixed"])
+def test_conditioning_matches_dense(name, noise):
+    p = LowRankNormal(*make(name))
+    index = torch.tensor([2, 0])[: max(1, p.event_shape[0] - 1)] % p.event_shape[0]
+    values = torch.randn(*p.batch_shape, len(index), dtype=torch.float64)
+    if noise == "mixed":
+        noise = torch.tensor([0.2, 0.0])[: len(index)].double()
+    q = p.condition(index, values, noise)
+    mean, sigma = conditioned(p, index, values, 0.0 if noise is None else noise)
+    close(q.mean, mean)
+    close(covariance(q), sigma)
+    close(q.variance, sigma.diagonal(dim1=-2, dim2=-1))
+    close(q.covariance_row(1 % p.event_shape[0]), sigma[..., 1 % p.event_shape[0], :])
+    close(q.pixel_influence, sigma.square().sum(-1))
+    if isinstance(noise, torch.Tensor):
+        return
+    if noise is None:
+        assert torch.equal(q.mean[..., index], values) and not q.variance[..., index].any()
+        assert torch.equal(q.sample((3,))[..., index], values.expand(3, *values.shape))
+        with pytest.raises(ValueError, match="noise_variance"):
+            q.log_prob(q.mean)
+    else:
+        close(q.log_prob(p.loc), MultivariateNormal(mean, sigma).log_prob(p.loc))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(1, 5), st.lists(st.integers(0, 11), min_size=1, max_size=12, unique=True),
+    st.data(), st.booleans(), st.integers(0, 999),
+)  # fmt: skip
+def test_edits_in_sequence_equal_edits_at_once(rank, index, data, exact, seed):
+    cut = data.draw(st.integers(0, len(index)))
+    generator = torch.Generator().manual_seed(seed)
+    loc, values = torch.randn(12, generator=generator), torch.randn(len(index), generator=generator)
+    factor = torch.randn(12, rank, generator=generator)
+    p = LowRankNormal(loc.double(), factor.double(), 0.01)
+    index, noise = torch.tensor(index), None if exact else 0.3
+    values = values.double()
+    once = p.condition(index, values, noise)
+    twice = p.condition(index[:cut], values[:cut], noise).condition(
+        index[cut:], values[cut:], noise
+    )
+    close(once.mean, twice.mean, 1e-9)
+    close(covariance(once), covariance(twice), 1e-9)
+    shuffled = torch.randperm(len(index), generator=generator)
+    other = p.condition(index[shuffled], values[shuffled], noise)
+    close(once.mean, other.mean)
+
+
+def test_ways_to_name_pixels():
+    p = LowRankNormal(*make("batch"))
+    mask = torch.tensor([True, False, False, True, False, False])
+    values = torch.tensor([1.0, 2.0]).double()
+    expected = p.condition(torch.tensor([0, 3]), values)
+    for q in (
+        p.condition(mask, values),
+        p.condition(torch.tensor([3, 0]), values.flip(0)),
+        p.condition(torch.tensor([-6, 3]), values),
+        p.condition(torch.tensor([3, 0, 3]), torch.tensor([9.0, 1.0, 2.0])),  # the last wins
+        p.condition(torch.tensor([0]), 1.0).condition(torch.tensor([3]), 2.0),
+    ):
+        close(q.mean, expected.mean)
+        close(covariance(q), covariance(expected))
+    assert p.condition(torch.zeros(6, dtype=torch.bool), 1.0) is p
+    again = expected.condition(torch.tensor([0]), 7.0)  # a fixed pixel takes its new value
+    assert (again.mean[:, 0] == 7).all() and torch.equal(again.mean[:, 1:], expected.mean[:, 1:])
+
+
+def test_edits_at_the_papers_size_agree_with_float64():
+    factor, epsilon = paper_factor("constrained"), PAPER[2]
+    loc, index = torch.rand(1, PAPER[0]), torch.randperm(PAPER[0])[:3000]
+    values = torch.rand(1, 3000)
+    single = LowRankNormal(loc, factor.mT, epsilon).condition(index, values)
+    double = LowRankNormal(loc.double(), factor.mT.double(), epsilon)
+    assert (single.mean - double.condition(index, values).mean).abs().max() < 5e-6
+
+
+class TestSlerp:
+    a, b = torch.randn(2, 7, generator=torch.Generator().manual_seed(0)).double()
+
+    def test_endpoints_and_formula(self):
+        a, b = self.a, self.b
+        close(slerp(a, b, 0.0), a)
+        close(slerp(a, b, 1.0), b)
+        angle = torch.arccos(a @ b / a.norm() / b.norm())
+        expected = (torch.sin(0.7 * angle) * a + torch.sin(0.3 * angle) * b) / torch.sin(angle)
+        close(slerp(a, b, 0.3), expected)
+
+    def test_unit_vectors_stay_on_the_sphere(self):
+        t = torch.linspace(0, 1, 11, dtype=torch.float64)
+        a, b = self.a / self.a.norm(), self.b / self.b.norm()
+        path = slerp(a, b, t)
+        close(path.norm(dim=-1), torch.ones(11).double())
+        steps = (path[1:] - path[:-1]).norm(dim=-1)
+        close(steps, steps[:1].expand(10))
+
+    @pytest.mark.parametrize("scale", [1.0, 2.0, 1 + 1e-15, 0.0])
+    def test_parallel_and_zero_vectors_are_blended_linearly(self, scale):
+        close(slerp(self.a, scale * self.a, 0.25), (0.75 + 0.25 * scale) * self.a)
+        close(slerp(scale * self.a, self.a, 0.25), (0.25 + 0.75 * scale) * self.a)
+
+    def test_opposite_vectors_go_round(self):
+        t = torch.linspace(0, 1, 5, dtype=torch.float64)
+        path = slerp(self.a, -2 * self.a, t)
+        close(path[0], self.a)
+        close(path[-1], -2 * self.a)
+        close(path.norm(dim=-1), (1 + t) * self.a.norm())
+        assert slerp(torch.ones(1), -torch.ones(1), 0.5).item() == 0
+
+    def test_batches_and_grids(self):
+        a, b = torch.randn(2, 4, 1, 7).double()
+        t = torch.linspace(0, 1, 5, dtype=torch.float64)
+        grid = slerp(a, b, t)
+        assert grid.shape == (4, 5, 7)
+        close(grid[2, 3], slerp(a[2, 0], b[2, 0], 0.75))
+
+
+ZEROS = torch.zeros(3, 6)
+LOW = LowRankNormal(ZEROS, torch.ones(3, 6, 2), 1.0)
+
+
+@pytest.mark.parametrize("name, build", [
+    ("loc", lambda: LowRankNormal(torch.tensor(0.0), torch.ones(6, 2), 1.0)),
+    ("loc", lambda: LowRankNormal(torch.zeros(6).long(), torch.ones(6, 2), 1.0)),
+    ("loc", lambda: LowRankNormal(ZEROS / 0, torch.ones(6, 2), 1.0)),
+    ("cov_factor", lambda: LowRankNormal(ZEROS, torch.ones(2, 6), 1.0)),
+    ("cov_factor", lambda: LowRankNormal(ZEROS, torch.ones(6), 1.0)),
+    ("cov_factor", lambda: LowRankNormal(ZEROS, torch.ones(6, 2).double(), 1.0)),
+    ("cov_factor", lambda: LowRankNormal(ZEROS, torch.full((6, 2), math.inf), 1.0)),
+    ("cov_diag", lambda: LowRankNormal(ZEROS, torch.ones(6, 2), torch.ones(5))),
+    ("cov_diag", lambda: LowRankNormal(ZEROS, torch.ones(6, 2), 0.0)),
+    ("cov_diag", lambda: LowRankNormal(ZEROS, torch.ones(6, 2), -torch.ones(6))),
+    ("cov_diag", lambda: LowRankNormal(ZEROS, torch.ones(6, 2), math.nan)),
+    ("batch shapes", lambda: LowRankNormal(ZEROS, torch.ones(4, 6, 2), 1.0)),
+    ("value", lambda: LOW.log_prob(torch.zeros(3, 5))),
+    ("value", lambda: LOW.log_prob(torch.full((3, 6), math.nan))),
+    ("noise_factor", lambda: LOW.rsample_from(torch.zeros(3), torch.zeros(6))),
+    ("noise_diag", lambda: LOW.rsample_from(torch.zeros(2), torch.zeros(5))),
+    ("scales", lambda: LOW.scale_components(torch.ones(3))),
+    ("index", lambda: LOW.condition(torch.tensor([6]), 0.0)),
+    ("index", lambda: LOW.condition(torch.tensor([0.5]), 0.0)),
+    ("index", lambda: LOW.condition(torch.ones(5, dtype=torch.bool), 0.0)),
+    ("values", lambda: LOW.condition(torch.tensor([0, 1, 2]), torch.zeros(2))),
+    ("values", lambda: LOW.condition(torch.tensor([0]), math.nan)),
+    ("noise_variance", lambda: LOW.condition(torch.tensor([0]), 0.0, -1.0)),
+])  # fmt: skip
+def test_errors_name_the_argument_and_what_to_do(name, build):
+    with pytest.raises(ValueError, match=name) as error:
+        build()
+    assert ";" in str(error.value)  # what was expected; what to do
+
+
+def test_validation_can_be_switched_off_and_large_finite_values_pass():
+    LowRankNormal(ZEROS / 0, torch.ones(6, 2), 1.0, validate_args=False)
+    LowRankNormal(ZEROS, torch.full((6, 2), 3e38), 1.0)  # its sum overflows
+
+
+def test_double_backward_is_refused():
+    loc = torch.zeros(6, requires_grad=True)
+    log_prob = LowRankNormal(loc, torch.ones(6, 2), 1.0).log_prob(torch.ones(6))
+    with pytest.raises(RuntimeError, match="only once"):
+        torch.autograd.grad(log_prob, loc, create_graph=True)
+
+
+def test_works_inside_torch_compile():
+    loc, factor, _ = make("batch", torch.float32)
+    value = torch.randn(3, 6)
+
+    def loss(loc, factor, value):
+        log_prob, rank_entropy = LowRankNormal(
+            2 * loc, factor, 0.1, validate_args=False
+        ).log_prob_and_rank_entropy(value)
+        return (log_prob + rank_entropy).sum()
+
+    plain, compiled = (
+        torch.autograd.grad(f(x := loc.clone().requires_grad_(), factor, value), x)[0]
+        for f in (loss, torch.compile(loss, backend="eager"))
+    )
+    close(plain, compiled, 1e-6)
