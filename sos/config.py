@@ -1,6 +1,7 @@
 """Every setting of every experiment: frozen dataclasses, and one table of profiles."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,11 @@ class Network:
     width: int = 64  # channels at full resolution; the paper's is 64
     latent: int = 128  # dimensions of z
     rank: int = 25  # R, columns of the covariance factor P
+    # Channels that the heads read, `width` unless given. A 1x1 convolution of w features gives
+    # each colour's rows of P rank w + 1 at most, so that narrow networks need more here.
+    head_width: int | None = None
     template: bool = False  # a learnt constant beside z, see `sos.networks.Decoder`
+    smooth_skip: bool = False  # see `sos.networks.ResidualUp`
     diagonal: float | None = 1e-5  # ε of D = εI; None: a learnt diagonal
 
 
@@ -33,9 +38,13 @@ class Objective:
     """Equation 3 in per-item means. Targets in nats per image."""
 
     kl_target: float  # ξ_KL
-    rank_entropy_target: float | None = None  # ξ_H less the floor ½S(1 + log 2πε); None: no constraint
+    # ξ_H less the constant ½S(1 + log 2πε); None: no constraint; "ppca": the rule of
+    # `sos.training.ppca_target`, from the training images.
+    rank_entropy_target: float | Literal["ppca"] | None = None
     damping: float = 250.0  # the authors' 10 on sums over a batch of 25
     multiplier_rate: float = 25.0  # the authors' 1 on sums over a batch of 25
+    entropy_damping: float = 250.0  # the same two for ξ_H
+    entropy_multiplier_rate: float = 25.0
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class Training:
     batch: int = 25  # images
     learning_rate: float = 1e-4  # Adam, default betas
     decay: bool = False  # cosine decay of the learning rate to zero over each phase
+    warm_release: bool = False  # after pre-training, start the covariance at its right size
     span_gain: float = 0.0  # κ of `sos.vae.SpanGradient`; 0: the plain gradient, as the paper
     flip: bool = True  # mirror training images with probability one half
     seed: int = 0
@@ -65,10 +75,118 @@ class Experiment:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """How finished models are measured."""
+
+    images: int  # generated images per row of Table 1, and as many real ones; the paper's 50,000
+    extractor: str = "efficientnet-lite0"  # or "inception", whose weights have to be at hand
+
+
+@dataclass(frozen=True)
 class Profile:
     """One scale of the whole collection."""
 
     name: str
     experiments: dict[str, Experiment]
-    evaluation_images: int  # images per row of Table 1; the paper's 50,000
-    figure_columns: int = 10  # images per row of Figures 1 and 2
+    evaluation: Evaluation
+
+
+def _pair(data: Data, sos: Network, objective: Objective, training: Training) -> tuple:
+    """β-VAE and SOS-VAE on the same data: they differ in the observation distribution alone.
+
+    The β-VAE has rank 0, a learnt diagonal and no entropy constraint (§3.3: "detrimental"); a nat
+    of KL is worth hundreds of times less to it, so that its multiplier keeps the authors' pace.
+    """
+    return (
+        Experiment(
+            f"{data.name}-beta",
+            data,
+            replace(sos, rank=0, diagonal=None),
+            Objective(objective.kl_target),
+            replace(training, span_gain=0.0),
+        ),
+        Experiment(f"{data.name}-sos", data, sos, objective, training),
+    )
+
+
+def _profile(name: str, evaluation: Evaluation, *pairs: tuple) -> Profile:
+    experiments = [experiment for pair in pairs for experiment in pair]
+    return Profile(name, {e.name: e for e in experiments}, evaluation)
+
+
+SMALL = {"template": True, "smooth_skip": True}  # what short trainings of narrow networks need
+SHORT = {"decay": True, "warm_release": True, "span_gain": 0.05}
+# A short training cannot wait for multipliers to rise to their 1e4 in steps of the authors' size;
+# with `span_gain` the entropy's multiplier is of the order of one.
+STIFF = {"damping": 2500.0, "multiplier_rate": 300.0}
+SOFT = {"entropy_damping": 0.2, "entropy_multiplier_rate": 0.005}
+
+PROFILES = {
+    "smoke": _profile(
+        "smoke",
+        Evaluation(images=100),
+        _pair(
+            Data("faces", 32, 32, 3, train=200, validation=20, test=100),
+            Network(width=4, latent=4, rank=5, head_width=16, **SMALL),
+            Objective(kl_target=5.0, rank_entropy_target="ppca", **STIFF, **SOFT),
+            Training(steps=40, pretraining=20, kl_warmup=10, batch=10, learning_rate=4e-3, **SHORT),
+        ),
+        _pair(
+            Data("brains", 40, 32, 1, train=200, validation=20, test=100),
+            Network(width=4, latent=4, rank=5, head_width=16, **SMALL),
+            Objective(kl_target=4.0, rank_entropy_target="ppca", **STIFF, **SOFT),
+            Training(steps=40, pretraining=20, kl_warmup=10, batch=10, learning_rate=4e-3, **SHORT),
+        ),
+    ),
+    "demo": _profile(
+        "demo",
+        Evaluation(images=2000),
+        _pair(
+            Data("faces", 64, 64, 3, train=5000, validation=500, test=2000),
+            Network(width=16, latent=10, head_width=64, **SMALL),
+            Objective(kl_target=8.0, rank_entropy_target="ppca", **STIFF, **SOFT),
+            Training(steps=900, pretraining=250, kl_warmup=200, batch=16, learning_rate=1.5e-3,
+                     **SHORT),
+        ),
+        _pair(
+            Data("brains", 80, 64, 1, train=5000, validation=500, test=2000),
+            Network(width=16, latent=10, head_width=64, **SMALL),
+            Objective(kl_target=12.0, rank_entropy_target="ppca", **STIFF, **SOFT),
+            Training(steps=900, pretraining=250, kl_warmup=200, batch=16, learning_rate=1.5e-3,
+                     **SHORT),
+        ),
+    ),
+    # The paper's network and constants (§4.1); what it leaves open is as the authors' code has it.
+    "paper": _profile(
+        "paper",
+        Evaluation(images=2000),
+        _pair(
+            Data("faces", 218, 178, 3, train=7000, validation=1000, test=2000),
+            Network(),
+            Objective(kl_target=45.0, rank_entropy_target=189.87),  # ξ_H = -504,750
+            Training(steps=28_000, pretraining=840),  # 100 and 3 epochs
+        ),
+        _pair(
+            Data("brains", 233, 197, 1, train=7000, validation=1000, test=2000),
+            Network(),
+            Objective(kl_target=15.0, rank_entropy_target=190.70),  # ξ_H = -198,906
+            Training(steps=28_000, pretraining=840),
+        ),
+    ),
+}  # fmt: skip
+
+
+def profile(name: str = "demo", faces: str | None = None) -> Profile:
+    """A row of PROFILES; `faces` is a folder of images that takes the simulated faces' place."""
+    if name not in PROFILES:
+        raise ValueError(f"profile is {name!r}; expected one of {', '.join(PROFILES)}")
+    chosen = PROFILES[name]
+    if faces is None:
+        return chosen
+    experiments = {
+        key: replace(e, data=replace(e.data, name="folder", folder=faces))
+        if e.data.name == "faces"
+        else e
+        for key, e in chosen.experiments.items()
+    }
+    return replace(chosen, experiments=experiments)

@@ -17,6 +17,7 @@ SHIPPED = DATA / "models"  # released weights with their configuration, history 
 NOTEBOOKS = ROOT / "notebooks"
 CACHE = Path(os.environ.get("SOS_CACHE", ROOT / "data" / "cache"))  # made again when deleted
 FIGURES = Path(os.environ.get("SOS_FIGURES", ROOT / "figures"))
+EXECUTED = Path(os.environ.get("SOS_EXECUTED", ROOT / "executed"))  # copies of notebooks
 
 
 @contextmanager
@@ -37,3 +38,23 @@ def write_text(target: Path, text: str) -> None:
     """Writes a file that is there whole or not at all."""
     with replacing(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def sweep() -> None:
+    """Removes what processes that are gone left half-written, see `replacing`."""
+    for place in (CACHE, FIGURES, EXECUTED):
+        for temporary in place.rglob(".*.tmp"):
+            process = temporary.stem.rpartition(".")[2]
+            if not process.isdecimal() or _alive(int(process)):
+                continue
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

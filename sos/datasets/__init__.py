@@ -58,9 +58,9 @@ def load_split(data: Data, split: str) -> Split:
     return Split(arrays["images"], arrays.get("factors"), names)
 
 
-def is_cached(data: Data) -> bool:
-    """Whether all splits lie in the cache (not whether they are undamaged)."""
-    return all((cache_folder(data, split) / "meta.json").exists() for split in FIRST_INDEX)
+def is_cached(data: Data, split: str) -> bool:
+    """Whether a split lies in the cache (not whether it is undamaged)."""
+    return (cache_folder(data, split) / "meta.json").exists()
 
 
 def simulator(data: Data) -> ModuleType:

@@ -107,12 +107,12 @@ def _factors(rng: np.random.Generator) -> Factors:
         rotation_z=normal(0, 1.5),
         ventricle_growth=normal(0.22 + 0.15 * years, 0.05),
         sulcal_widening=normal(1.4 + 0.8 * years, 0.3),
-        white_intensity=normal(0.80 - 0.01 * years, 0.02),
-        gray_intensity=normal(0.55 + 0.01 * years, 0.02),
+        white_intensity=normal(0.80 - 0.01 * years, 0.035),
+        gray_intensity=normal(0.55 + 0.01 * years, 0.03),
         csf_intensity=normal(0.15, 0.02),
         bias_amplitude=abs(normal(0, 0.03)),
-        bias_x=normal(0, 0.04),
-        bias_y=normal(0, 0.06),
+        bias_x=normal(0, 0.05),
+        bias_y=normal(0, 0.08),
         noise=normal(0.014, 0.003),
     )
 
@@ -191,8 +191,8 @@ def _template_points(factors: Factors, index: int, view: View) -> np.ndarray:
     points[0] *= 1 + factors.taper * (points[1] - CENTRE_MM[1]) / 90
 
     shape, folds = _random(index, "shape"), _random(index, "folds")
-    warp = _column(1.0, 1.0, 3.5) * _smooth_field(folds, view, 28, 3)
-    warp += _column(0.6, 0.6, 2.0) * _smooth_field(folds, view, 14, 3)
+    warp = _column(0.7, 0.7, 2.0) * _smooth_field(folds, view, 28, 3)
+    warp += _column(0.3, 0.3, 0.8) * _smooth_field(folds, view, 14, 3)
     warp *= 1 - 0.7 * np.exp(-((points[0] / 28) ** 2) - ((points[1] + 10) / 42) ** 2)  # calm middle
     points += warp + _column(1.5, 1.5, 1.0) * _smooth_field(shape, view, 60, 3, mirrored=True)
     points += _column(0.6, 0.6, 0.6) * _smooth_field(shape, view, 60, 3)

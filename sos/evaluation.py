@@ -1,0 +1,196 @@
+"""What is measured of a trained model, once, and kept beside its weights."""
+
+import hashlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from sos import datasets, metrics, paths
+from sos.config import Data, Evaluation
+from sos.low_rank_normal import LowRankNormal
+from sos.models import Model, machine
+from sos.training import device, generator
+
+VERSION = 1  # bump when the same model no longer gives the same numbers
+BATCH = 50  # images decoded at a time
+SPLIT_DRAWS = 512  # draws of z for variances and correlations
+
+
+@cache
+def extractor(name: str) -> metrics.Extractor:
+    """ "efficientnet-lite0" or "inception"; only the latter's distance is called FID."""
+    known = {"efficientnet-lite0": metrics.efficientnet_lite0, "inception": metrics.inception}
+    if name not in known:
+        raise ValueError(f"extractor is {name!r}; expected one of {', '.join(known)}")
+    return known[name](device=device())
+
+
+@cache
+def real_statistics(data: Data, split: str, count: int, extractor_name: str):
+    """Feature statistics of the first `count` images of a split."""
+    images = torch.from_numpy(datasets.load_split(data, split).images[:count].copy())
+    if len(images) < count:
+        raise ValueError(
+            f"{count} images are to be compared, but the {split} split of {data.name} has "
+            f"{len(images)}: lower evaluation_images in sos/config.py or give more images"
+        )
+    return metrics.statistics_of(images.split(BATCH), extractor(extractor_name), count)
+
+
+def floor(data: Data, count: int, extractor_name: str) -> float:
+    """Distance of two disjoint sets of real images: what a perfect model would score."""
+    test = real_statistics(data, "test", count, extractor_name)
+    return metrics.frechet_distance(test, real_statistics(data, "train", count, extractor_name))
+
+
+def generated(model: Model, count: int, kind: str) -> Iterator[Tensor]:
+    """`count` images as uint8 from z ~ N(0, I): "means" μ(z), or "samples" y ~ p(y|z)."""
+    for start in range(0, count, BATCH):
+        stream = generator("evaluation", model.experiment.training.seed, start, device=device())
+        with torch.no_grad():
+            p = model.vae.decode(model.vae.prior(min(BATCH, count - start), stream))
+            flat = p.mean if kind == "means" else p.rsample(generator=stream)
+        yield metrics.quantise(model.vae.images(flat)).cpu()
+
+
+def load_or_measure(model: Model, settings: Evaluation) -> dict[str, float]:
+    """The measurements of a model: released with its weights, cached, or made now and cached."""
+    available = len(datasets.load_split(model.experiment.data, "test").images)
+    count = min(settings.images, available)
+    stamp = {
+        "weights_sha256": model.meta["weights_sha256"],
+        "data": datasets.identity(model.experiment.data, "test"),
+        "images": count,
+        "extractor": settings.extractor,
+        "version": VERSION,
+    }
+    name = hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:12]
+    cached = paths.CACHE / "evaluations" / f"{model.experiment.name}-{name}.json"
+    for file in (model.folder / "evaluation.json", cached):
+        if file.exists():
+            content = json.loads(file.read_text())
+            if content["stamp"] == stamp:
+                return content["numbers"]
+    began = time.perf_counter()
+    numbers = distances(model, count, settings.extractor) | prior_variances(model) | held_out(model)
+    content = {"stamp": stamp, "numbers": numbers, **machine()}
+    content["seconds"] = round(time.perf_counter() - began, 1)
+    paths.write_text(cached, json.dumps(content, indent=1) + "\n")
+    return numbers
+
+
+def distances(model: Model, count: int, extractor_name: str) -> dict[str, float]:
+    """Fréchet distances of `count` means and samples to as many test images, and the floor."""
+    data, result = model.experiment.data, {}
+    real = real_statistics(data, "test", count, extractor_name)
+    for kind in ("means", "samples"):
+        batches = generated(model, count, kind)
+        fake = metrics.statistics_of(batches, extractor(extractor_name), count)
+        result[f"distance_{kind}"] = metrics.frechet_distance(fake, real)
+    return result | {"distance_floor": floor(data, count, extractor_name)}
+
+
+@torch.no_grad()
+def prior_variances(model: Model) -> dict[str, float]:
+    """Law of total variance over z ~ N(0, I), and the correlation of neighbours in y - μ."""
+    vae, pairs, residuals = model.vae, [], []
+    stream = generator("variances", model.experiment.training.seed, device=device())
+    for z in vae.prior(SPLIT_DRAWS, stream).split(BATCH):
+        p = vae.decode(z)
+        pairs.append((vae.images(p.mean), vae.images(p.variance)))
+        residuals.append(vae.images(p.rsample(generator=stream) - p.mean))
+    split = metrics.variance_split(pairs)
+    images = datasets.load_split(model.experiment.data, "test").images
+    data_variance = (images / 255.0).var(axis=0, ddof=1).mean()
+    return {
+        "variance_latent": split.latent,
+        "variance_observation": split.observation,
+        "variance_data": float(data_variance),
+        "neighbour_correlation": metrics.neighbour_correlation(torch.cat(residuals)),
+    }
+
+
+@torch.no_grad()
+def held_out(model: Model) -> dict[str, float]:
+    """The terms of eq. 3 on test images, and how well the covariance is calibrated there.
+
+    `calibration` is the mean of ‖ω̂‖²/R, where ω̂ = (PᵀP + εI)⁻¹Pᵀ(x - μ) is the noise that explains
+    the residual best: 1 where the factor is as large as the residuals in its span, above 1 where
+    it is smaller. `residual_outside` is the variance per pixel that no noise explains.
+    """
+    images = datasets.load_split(model.experiment.data, "test").images[:SPLIT_DRAWS]
+    x = torch.from_numpy(images.copy()).to(device()).float() / 255
+    stream = generator("held out", model.experiment.training.seed, device=device())
+    sums: dict[str, float] = defaultdict(float)
+    for part in x.split(BATCH):
+        noise = torch.randn(len(part), model.vae.latent, generator=stream, device=device())
+        for name, value in vars(model.vae.terms(part, noise)).items():
+            sums[name] += value.item() * len(part)
+        if model.experiment.network.rank:
+            mean, std = model.vae.encode(part)
+            omega, outside = explained(model.vae.decode(mean + std * noise), part.flatten(1))
+            sums["calibration"] += omega.square().mean(1).sum().item()
+            sums["residual_outside"] += outside.square().mean(1).sum().item()
+    result = {f"test_{name}": value / len(x) for name, value in sums.items()}
+    fixed = model.experiment.network.diagonal
+    return result if fixed is None else result | {"epsilon": fixed}
+
+
+def explained(p: LowRankNormal, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The noise ω̂ (batch, R) that explains x - μ best, and what it leaves, in float64; D = εI."""
+    factor, residual = p.cov_factor.double(), (x - p.loc).double()
+    gram = factor.mT @ factor
+    gram.diagonal(dim1=-2, dim2=-1).add_(p.cov_diag.double()[..., 0, None])
+    omega = torch.linalg.solve(gram, factor.mT @ residual[..., None])
+    return omega[..., 0], residual - (factor @ omega)[..., 0]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Distributions p(y|z) for draws of z, and one sample y (count, S) of each."""
+
+    p: LowRankNormal
+    y: Tensor
+    shape: tuple[int, int, int]  # channels, height, width
+
+    def images(self, flat: Tensor) -> Tensor:
+        return flat.unflatten(-1, self.shape)
+
+
+@torch.no_grad()
+def draw(model: Model, count: int, seed: int = 0) -> Draw:
+    """`count` draws of z ~ N(0, I), the same for all models with equally many latents."""
+    stream = generator("draw", seed, device=device())
+    p = model.vae.decode(model.vae.prior(count, stream))
+    return Draw(p, p.rsample(generator=stream), model.vae.image_shape)
+
+
+@torch.no_grad()
+def correlation_curves(
+    models: dict[str, Model], data: str, count: int = 256, reach: int = 16
+) -> dict[str, Tensor]:
+    """Correlation of residuals by pixel distance: of both models' samples, and of the data.
+
+    The data's residuals are x - μ(z), z ~ q(z|x), of test images under the SOS-VAE.
+    """
+    curves = {}
+    for name, key in (("β-VAE", f"{data}-beta"), ("SOS-VAE", f"{data}-sos")):
+        drawn = draw(models[key], count, seed=1)
+        residuals = drawn.images(drawn.y - drawn.p.mean)
+        curves[name] = metrics.correlation_by_distance(residuals, reach - 1)
+    sos = models[f"{data}-sos"]
+    images = datasets.load_split(sos.experiment.data, "test").images[:count]
+    x = torch.from_numpy(images.copy()).to(device()).float() / 255
+    stream = generator("residuals", device=device())
+    residuals = []
+    for part in x.split(BATCH):
+        mean, std = sos.vae.encode(part)
+        noise = torch.randn(mean.shape, generator=stream, device=device())
+        residuals.append(part - sos.vae.images(sos.vae.decode(mean + std * noise).mean))
+    return curves | {"data": metrics.correlation_by_distance(torch.cat(residuals), reach - 1)}

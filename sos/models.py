@@ -1,0 +1,146 @@
+"""Train or load in one call: a model is found by a hash of all that determines its weights."""
+
+import hashlib
+import json
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sos import datasets, paths, training
+from sos.config import Experiment
+from sos.vae import VAE
+
+CACHE = paths.CACHE / "models"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model with the record of how it came about."""
+
+    experiment: Experiment
+    vae: VAE
+    history: list[dict[str, float]]  # one row each `training.LOG_EVERY` steps
+    meta: dict  # device, threads, seconds, versions, SHA-256 of the weights
+    folder: Path
+
+
+def identity(experiment: Experiment) -> str:
+    """Name and twelve hexadecimal digits of the SHA-256 of configuration, data and code version."""
+    settings = asdict(experiment)
+    settings["data"] = datasets.identity(experiment.data, "train")
+    settings["version"] = training.VERSION
+    text = json.dumps(settings, sort_keys=True)
+    return f"{experiment.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+WEIGHTS = ("shipped", "train", "fresh")
+
+
+def find(experiment: Experiment, weights: str = "shipped") -> Path | None:
+    """The folder of a finished model: in the cache, or with "shipped" among the released ones."""
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights is {weights!r}; expected one of {', '.join(WEIGHTS)}")
+    places = {"shipped": (paths.SHIPPED, CACHE), "train": (CACHE,), "fresh": ()}[weights]
+    for place in places:
+        if (place / identity(experiment) / "meta.json").exists():
+            return place / identity(experiment)
+    return None
+
+
+def load_or_train(experiment: Experiment, weights: str = "shipped") -> Model:
+    """The trained model: released weights, a cached training, or a training that starts or goes on.
+
+    `weights="train"` passes over the released weights, "fresh" over the cache too: a new training
+    then takes the cached one's place once it is finished. A model whose file does not match its
+    recorded SHA-256 is refused with an error that names it.
+    """
+    folder = find(experiment, weights)
+    if folder is None:
+        folder = CACHE / identity(experiment)
+        growing = CACHE / f"{folder.name}.{'fresh' if weights == 'fresh' else 'partial'}"
+        images = torch.tensor(datasets.load_split(experiment.data, "train").images)
+        run = training.train(experiment, images, growing / "checkpoint.pt")
+        save(experiment, run, folder)
+        shutil.rmtree(growing)
+    return load(experiment, folder)
+
+
+def recorded_seconds(
+    experiment: Experiment, places: tuple[Path, ...] = (CACHE, paths.SHIPPED)
+) -> float | None:
+    """How long this training took when it was last measured: here, or for the released weights."""
+    for place in places:
+        file = place / identity(experiment) / "meta.json"
+        if file.exists():
+            return json.loads(file.read_text())["seconds"]
+    return None
+
+
+def steps_done(experiment: Experiment, weights: str) -> int:
+    """Steps of an interrupted training that the next call goes on from."""
+    suffix = "fresh" if weights == "fresh" else "partial"
+    file = CACHE / f"{identity(experiment)}.{suffix}" / "checkpoint.pt"
+    return training.checkpoint_step(file) if file.exists() else 0
+
+
+def rounded(vae: VAE) -> dict[str, Tensor]:
+    """Weights in half precision, at half the size; running statistics stay as they are."""
+    parameters = {name for name, _ in vae.named_parameters()}
+    return {
+        name: value.detach().cpu().half() if name in parameters else value.cpu()
+        for name, value in vae.state_dict().items()
+    }
+
+
+def save(experiment: Experiment, run: training.Run, folder: Path) -> None:
+    """Weights, history and record in a folder that appears whole or not at all."""
+    with paths.replacing(folder) as temporary:
+        temporary.mkdir(parents=True)
+        tensors = {name: value.contiguous() for name, value in rounded(run.vae).items()}
+        save_file(tensors, temporary / "weights.safetensors")
+        lines = "".join(json.dumps(row) + "\n" for row in run.history)
+        (temporary / "history.jsonl").write_text(lines)
+        meta = {
+            "experiment": asdict(experiment),
+            "data": datasets.identity(experiment.data, "train"),
+            "training_version": training.VERSION,
+            "weights_sha256": datasets.digest(temporary / "weights.safetensors"),
+            "rank_entropy_target": run.rank_entropy and run.rank_entropy.target,
+            "seconds": round(run.seconds, 1),
+            **machine(),
+        }
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+        if folder.exists():  # a folder cannot be renamed onto another
+            shutil.rmtree(folder)
+
+
+def load(experiment: Experiment, folder: Path) -> Model:
+    meta = json.loads((folder / "meta.json").read_text())
+    file = folder / "weights.safetensors"
+    if datasets.digest(file) != meta["weights_sha256"]:
+        raise ValueError(
+            f"{file} does not match the checksum in meta.json: delete {folder} and run again, "
+            f"or restore it with git"
+        )
+    vae = VAE(experiment.data, experiment.network)
+    vae.load_state_dict(load_file(file))  # copies into the float32 parameters
+    vae.to(training.device(), memory_format=torch.channels_last).eval().requires_grad_(False)
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return Model(experiment, vae, history, meta, folder)
+
+
+def machine() -> dict[str, str | int]:
+    """What a result was computed on."""
+    where = training.device()
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else platform.processor()
+    return {
+        "device": name or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "bfloat16": training.has_fast_bfloat16(where),
+    }

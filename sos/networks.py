@@ -1,0 +1,195 @@
+"""The paper's encoder, decoder trunk and observation head, for any image size and width (§4.1)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sos.config import Network
+from sos.low_rank_normal import LowRankNormal
+
+HEAD_STD = 1e-5  # standard deviation of the heads' initial weights: predictions start constant
+TEMPLATE_STD = 0.2  # several times what z adds to the grid at first
+DIAGONAL_FLOOR = 1e-5  # a learnt variance is softplus(·) + this
+
+
+def downsampled(size: int) -> int:
+    """Length of an axis after a 3x3 convolution of stride 2 and padding 1: ⌈size / 2⌉."""
+    return (size + 1) // 2
+
+
+def pyramid(height: int, width: int) -> list[tuple[int, int]]:
+    """The four grid sizes of the network, finest first: 218x178 → 109x89 → 55x45 → 28x23."""
+    sizes = [(height, width)]
+    for _ in range(3):
+        sizes.append((downsampled(sizes[-1][0]), downsampled(sizes[-1][1])))
+    return sizes
+
+
+class Residual(nn.Module):
+    """conv3x3 · BN · ReLU · conv3x3 · BN plus skip, then ReLU; the first convolution may stride."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1)
+        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(channels_out)
+        same = channels_in == channels_out and stride == 1
+        self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.skip(x))
+
+
+class ResidualUp(nn.Module):
+    """`Residual` whose first convolution is transposed, doubling the grid to exactly `size`.
+
+    The paper's skip is a transposed 1x1 convolution of stride 2, which fills one pixel of four
+    and leaves a checkerboard that training has to remove; `smooth` repeats pixels instead.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, source: tuple, size: tuple, smooth: bool
+    ):
+        super().__init__()
+        # A transposed convolution of stride 2 gives 2n - 1 rows; the padding supplies the rest.
+        extra = (size[0] - (2 * source[0] - 1), size[1] - (2 * source[1] - 1))
+        self.conv1 = nn.ConvTranspose2d(channels_in, channels_out, 3, 2, 1, output_padding=extra)
+        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(channels_out)
+        if smooth:
+            repeat = nn.Upsample(size, mode="nearest")
+            self.skip = nn.Sequential(nn.Conv2d(channels_in, channels_out, 1), repeat)
+        else:
+            self.skip = nn.ConvTranspose2d(channels_in, channels_out, 1, 2, output_padding=extra)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + self.skip(x))
+
+
+def pointwise(channels_in: int, channels_out: int) -> nn.Sequential:
+    """conv1x1 · BN · ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 1), nn.BatchNorm2d(channels_out), nn.ReLU()
+    )
+
+
+class Encoder(nn.Module):
+    """q(z|x): image (batch, C, H, W) → mean and standard deviation, each (batch, latent)."""
+
+    def __init__(self, channels: int, width: int, latent: int):
+        super().__init__()
+        w = width
+        self.trunk = nn.Sequential(
+            nn.Sequential(nn.Conv2d(channels, w, 3, padding=1), nn.BatchNorm2d(w), nn.ReLU()),
+            *(Residual(w, w), Residual(w, w)),
+            *(Residual(w, 2 * w, stride=2), Residual(2 * w, 2 * w)),
+            *(Residual(2 * w, 4 * w, stride=2), Residual(4 * w, 4 * w)),
+            *(Residual(4 * w, 8 * w, stride=2), Residual(8 * w, 8 * w)),
+            pointwise(8 * w, 8 * w),
+            nn.AdaptiveMaxPool2d(1),
+            nn.Flatten(),
+        )
+        self.mean = nn.Linear(8 * w, latent)
+        self.variance = nn.Linear(8 * w, latent)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.trunk(x).float()
+        with torch.autocast(x.device.type, enabled=False):
+            variance = F.softplus(self.variance(features)) + DIAGONAL_FLOOR
+            return self.mean(features), variance.sqrt()
+
+
+class Decoder(nn.Module):
+    """Latent (batch, latent) → features (batch, head_width, H, W) that the heads read.
+
+    The paper's first layer turns z into a coarse grid with one bias per channel: at z = 0 the grid
+    is the same everywhere, so that whatever all images share has to come through z, as a
+    constant part of the posterior that the prior lacks, or slowly from the zero padding. With
+    `Network.template` the grid gets a learnt constant image of its own.
+    """
+
+    def __init__(self, height: int, width: int, network: Network):
+        super().__init__()
+        latent, w, smooth = network.latent, network.width, network.smooth_skip
+        full, half, quarter, eighth = pyramid(height, width)
+        self.grid = nn.ConvTranspose2d(latent, latent, eighth)
+        constant = TEMPLATE_STD * torch.randn(latent, *eighth)
+        self.template = nn.Parameter(constant) if network.template else None
+        self.trunk = nn.Sequential(
+            pointwise(latent, 8 * w),
+            Residual(8 * w, 8 * w),
+            *(ResidualUp(8 * w, 4 * w, eighth, quarter, smooth), Residual(4 * w, 4 * w)),
+            *(ResidualUp(4 * w, 2 * w, quarter, half, smooth), Residual(2 * w, 2 * w)),
+            *(ResidualUp(2 * w, w, half, full, smooth), Residual(w, w), Residual(w, w)),
+            pointwise(w, network.head_width or w),
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        grid = self.grid(z[..., None, None])
+        return self.trunk(grid if self.template is None else grid + self.template)
+
+
+class ObservationHead(nn.Module):
+    """Decoder features → p(y|z) = N(μ, PPᵀ + D), by 1x1 convolutions (§3.3).
+
+    `rank` 0 leaves the factor out (β-VAE); `diagonal` is the fixed ε of D = εI, or None for a
+    learnt one. With `mean_only` the prediction is N(μ, εI), whose log-density is the squared
+    error over 2ε: the other parts then get no gradient, and so no step of the optimiser.
+    """
+
+    def __init__(self, channels: int, network: Network):
+        super().__init__()
+        width, rank, diagonal = network.head_width or network.width, network.rank, network.diagonal
+        self.rank, self.diagonal = rank, diagonal
+        self.mean = _head(width, channels, bias=0.5)
+        self.factor = _head(width, rank * channels, bias=0.0) if rank else None
+        inverse_softplus = math.log(math.expm1(DIAGONAL_FLOOR))
+        self.variance = None if diagonal else _head(width, channels, bias=inverse_softplus)
+
+    def forward(self, features: Tensor, mean_only: bool = False) -> LowRankNormal:
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            batch = len(features)
+            loc = self.mean(features).flatten(1)  # (batch, S), channel-major
+            if self.factor is None or mean_only:
+                factor = loc.new_zeros(batch, loc.shape[1], 0)
+            else:  # (batch, R·C, H, W) → (batch, R, S), seen as (batch, S, R) without a copy
+                factor = self.factor(features).contiguous().view(batch, self.rank, -1).mT
+            if self.variance is None or mean_only:
+                diagonal = self.diagonal or DIAGONAL_FLOOR
+            else:
+                diagonal = (F.softplus(self.variance(features)) + DIAGONAL_FLOOR).flatten(1)
+            return LowRankNormal(loc, factor, diagonal, validate_args=False)
+
+    @torch.no_grad()
+    def start_factor_at(self, features: Tensor, rank_entropy: float) -> None:
+        """Mixes the random factors so that R orthogonal columns share this rank entropy (nats).
+
+        ½R log(1 + λ/ε) = H gives the length λ of each; T = √λ·E[PᵀP]^{-½} over `features` makes
+        E[(PTᵀ)ᵀPTᵀ] = λI.
+        """
+        factor = self(features).cov_factor.double()  # (batch, S, R)
+        values, vectors = torch.linalg.eigh((factor.mT @ factor).mean(0))
+        length = self.diagonal * math.expm1(2 * rank_entropy / self.rank)
+        scales = (length / values.clamp(min=1e-9 * values[-1])).sqrt()
+        mix = ((vectors * scales) @ vectors.mT).to(self.factor.weight.dtype)
+        for parameter in (self.factor.weight, self.factor.bias):  # (R·C, ...), rank before channel
+            parameter.copy_((mix @ parameter.view(self.rank, -1)).view_as(parameter))
+
+    @torch.no_grad()
+    def start_variance_at(self, variance: Tensor) -> None:
+        """Sets the bias of a learnt diagonal so that it starts at `variance`."""
+        self.variance.bias.fill_(torch.log(torch.expm1(variance - DIAGONAL_FLOOR)))
+
+
+def _head(width: int, channels: int, bias: float) -> nn.Conv2d:
+    head = nn.Conv2d(width, channels, 1)
+    nn.init.normal_(head.weight, std=HEAD_STD)
+    nn.init.constant_(head.bias, bias)
+    return head

@@ -1,0 +1,331 @@
+"""The runner behind run_all.sh: plan, data, training, notebooks, summary. Resumable."""
+
+import argparse
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sos import config, paths
+
+RUN_TIMES = paths.NOTEBOOKS / "run_times.json"  # seconds of each notebook, renewed by --write
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One notebook of the collection and what has to exist before it runs."""
+
+    name: str
+    section: str  # of the paper
+    shows: str
+    experiments: tuple[str, ...] = ()  # keys of Profile.experiments
+
+    @property
+    def source(self) -> Path:
+        return paths.NOTEBOOKS / f"{self.name}.ipynb"
+
+
+NOTEBOOKS = (
+    Notebook("00_start_here", "3.3", "this map, a tour of the distribution, the images"),
+    Notebook(
+        "01_beta_vae_vs_sos_vae",
+        "4.1",
+        "Figures 1 and 2a–d, Table 1 (first eight rows), coherence",
+        ("faces-beta", "faces-sos", "brains-beta", "brains-sos"),
+    ),
+)
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="run_all.sh",
+        description="Regenerates every figure and table: data, training, notebooks.",
+        epilog="Interrupted at any point, the same command goes on where it was.",
+    )
+    add = parser.add_argument
+    add("--profile", choices=tuple(config.PROFILES), default="demo",
+        help="smoke: tiny; demo (default): two CPU cores; paper: the paper's network")  # fmt: skip
+    add("--only", metavar="NN", action="append", default=[],
+        help="this notebook alone, by its number; may be repeated")  # fmt: skip
+    add("--weights", choices=("train", "shipped"), default="train",
+        help="train (default): train here what is not in the cache; shipped: use the released "
+        "weights where they fit the configuration")  # fmt: skip
+    add("--fresh", action="store_true",
+        help="train and execute again even what is cached")  # fmt: skip
+    add("--faces", metavar="DIR", type=Path,
+        help="a folder of your own images (any size) in place of the simulated faces")  # fmt: skip
+    add("--write", action="store_true",
+        help="for maintainers: also renew the committed copies in notebooks/")  # fmt: skip
+    chosen = parser.parse_args(argv)
+    known = {n.name[:2] for n in NOTEBOOKS}
+    unknown = [number for number in chosen.only if number not in known]
+    if unknown:
+        parser.error(f"--only {' '.join(unknown)}: the notebooks are {', '.join(sorted(known))}")
+    if chosen.write and (chosen.profile, chosen.weights) != ("demo", "shipped"):
+        parser.error("--write needs --profile demo --weights shipped, which the copies show")
+    return chosen
+
+
+def parameters(chosen: argparse.Namespace) -> dict:
+    """What papermill puts into the parameters cell of every notebook."""
+    faces = str(chosen.faces.expanduser().resolve()) if chosen.faces else None
+    return {"profile": chosen.profile, "weights": chosen.weights, "faces": faces}
+
+
+def main(argv: list[str] | None = None) -> int:
+    chosen = arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    os.environ["TQDM_MININTERVAL"] = os.environ.get("TQDM_MININTERVAL", "0.5")
+    where = paths.FIGURES / chosen.profile
+    where.mkdir(parents=True, exist_ok=True)
+    with (where / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print(f"another run of profile {chosen.profile} is at work: wait for it, or stop it")
+            return 2
+        paths.sweep()
+        try:
+            return work(chosen)
+        except KeyboardInterrupt:
+            print("\nstopped; the same command goes on from here")
+            return 130
+
+
+def work(chosen: argparse.Namespace) -> int:
+    profile = config.profile(chosen.profile, faces=parameters(chosen)["faces"])
+    notebooks = [n for n in NOTEBOOKS if not chosen.only or n.name[:2] in chosen.only]
+    names = dict.fromkeys(name for n in notebooks for name in n.experiments)
+    experiments = [profile.experiments[name] for name in names]
+    if chosen.faces:
+        from sos.datasets import folder
+
+        chosen_data = (e.data for e in profile.experiments.values() if e.data.folder)
+        print(f"faces: {folder.describe(next(chosen_data))}")
+    print_plan(chosen, notebooks, experiments)
+
+    from sos import evaluation, models  # after the plan: torch takes a second to import
+
+    weights = "fresh" if chosen.fresh else chosen.weights
+    failed = {}
+    for experiment in experiments:
+        try:
+            model = models.load_or_train(experiment, weights)
+            evaluation.load_or_measure(model, profile.evaluation)
+        except (FloatingPointError, ValueError, OSError, RuntimeError) as error:
+            failed[experiment.name] = error
+            print(f"{experiment.name}: {type(error).__name__}: {error}", file=sys.stderr)
+    rows = []
+    for notebook in notebooks:
+        lacking = [name for name in notebook.experiments if name in failed]
+        if lacking:
+            rows.append((notebook, f"not run: {', '.join(lacking)} failed", 0.0, []))
+            continue
+        rows.append((notebook, *execute(notebook, chosen, experiments)))
+    print_summary(rows, chosen)
+    return 0 if all(state in ("done", "up to date") for _, state, _, _ in rows) else 1
+
+
+def print_plan(chosen: argparse.Namespace, notebooks: list[Notebook], experiments: list) -> None:
+    """What is at hand, what will be made, and how long that took where it was last measured."""
+    from sos import datasets, models
+
+    print(f"profile {chosen.profile}, figures to {paths.FIGURES / chosen.profile}")
+    known = 0.0
+    to_train = [e for e in experiments if chosen.fresh or not models.find(e, chosen.weights)]
+    for data in dict.fromkeys(e.data for e in experiments):
+        splits = ["train", "test"] if data in [e.data for e in to_train] else ["test"]
+        missing = sum(getattr(data, s) for s in splits if not datasets.is_cached(data, s))
+        title = f"{data.name} {data.height}x{data.width}x{data.channels}"
+        print(f"  data      {title:<24}", f"{missing} images to make" if missing else "cached")
+    for experiment in experiments:
+        folder_ = None if chosen.fresh else models.find(experiment, chosen.weights)
+        state = f"at hand ({folder_.parent})" if folder_ else "to train"
+        seconds = models.recorded_seconds(experiment)
+        if not folder_ and seconds:
+            known += seconds
+            state += f", {clock(seconds)} when it was last measured"
+        steps = models.steps_done(experiment, "fresh" if chosen.fresh else chosen.weights)
+        if not folder_ and steps:
+            state += f", going on from step {steps} of {experiment.training.steps}"
+        print(f"  model     {experiment.name:<24}", state)
+    for notebook in notebooks:
+        current = not chosen.fresh and is_current(notebook, chosen, experiments)
+        print(f"  notebook  {notebook.name:<24}", "up to date" if current else "to execute")
+    if known:
+        print(f"training to do: about {clock(known)} on a machine like the one of the record")
+    print(flush=True)
+
+
+def clock(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def executed(notebook: Notebook, chosen: argparse.Namespace, suffix: str) -> Path:
+    return paths.EXECUTED.absolute() / chosen.profile / f"{notebook.name}.{suffix}"
+
+
+def key(notebook: Notebook, chosen: argparse.Namespace, experiments: list) -> str:
+    """SHA-256 of what an executed notebook depends on: its code, package, parameters, weights.
+
+    Sources rather than files are hashed, so that outputs written in place change nothing.
+    """
+    from sos import models
+
+    cells = json.loads(notebook.source.read_text(encoding="utf-8"))["cells"]
+    parts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    parts += [file.read_text(encoding="utf-8") for file in sorted(paths.PACKAGE.rglob("*.py"))]
+    parts.append(json.dumps(parameters(chosen)))
+    for experiment in experiments:
+        if experiment.name in notebook.experiments:
+            found = models.find(experiment, chosen.weights)
+            parts.append((found / "meta.json").read_text() if found else "untrained")
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def is_current(notebook: Notebook, chosen: argparse.Namespace, experiments: list) -> bool:
+    """Whether the notebook was executed with exactly this key and its figures still exist."""
+    try:
+        stamp = json.loads(executed(notebook, chosen, "json").read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    made = [paths.FIGURES / chosen.profile / name for name in stamp["figures"]]
+    made.append(executed(notebook, chosen, "ipynb"))
+    return stamp["key"] == key(notebook, chosen, experiments) and all(f.exists() for f in made)
+
+
+def execute(notebook: Notebook, chosen: argparse.Namespace, experiments: list):
+    """Runs one notebook by papermill into executed/<profile>/: state, seconds, figures made."""
+    import papermill
+    from traitlets.config import Config
+
+    if not chosen.fresh and not chosen.write and is_current(notebook, chosen, experiments):
+        stamp = json.loads(executed(notebook, chosen, "json").read_text())
+        return "up to date", 0.0, stamp["figures"]
+    target, log, partial = (
+        executed(notebook, chosen, suffix) for suffix in ("ipynb", "log", "failed.ipynb")
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    began, clock_began = time.time(), time.perf_counter()
+    state = "done"
+    with tempfile.TemporaryDirectory(prefix="sos-", ignore_cleanup_errors=True) as private:
+        # Kernels over sockets in a private folder: no ports to race for, no warning about TCP.
+        settings = Config()
+        for manager in (settings.KernelManager, settings.AsyncKernelManager):
+            manager.transport, manager.ip = "ipc", f"{private}/k"
+        copy = Path(private, target.name)  # papermill writes cell by cell
+        try:
+            with batch_environment():
+                papermill.execute_notebook(
+                    notebook.source, copy, parameters=parameters(chosen), cwd=paths.NOTEBOOKS,
+                    progress_bar=True, autosave_cell_every=0, config=settings,
+                    kernel_name="python3", start_timeout=300,
+                )  # fmt: skip
+            with paths.replacing(target) as temporary:
+                shutil.copyfile(copy, temporary)
+        except Exception as error:  # one notebook's failure must not stop the others
+            executed(notebook, chosen, "json").unlink(missing_ok=True)  # no older success counts
+            lines = getattr(error, "traceback", None) or [f"{type(error).__name__}: {error}"]
+            paths.write_text(log, ANSI.sub("", "\n".join(lines)) + "\n")
+            state = f"FAILED in {failing_cell(copy)}, see {log}"
+            if copy.exists():
+                with paths.replacing(partial) as temporary:
+                    shutil.copyfile(copy, temporary)
+            print(f"{notebook.name}: {ANSI.sub('', lines[-1])[-2000:]}", file=sys.stderr)
+    folder = paths.FIGURES / chosen.profile
+    figures = sorted(f.name for f in folder.glob("*.*") if f.stat().st_mtime >= began)
+    if state == "done":
+        if chosen.write:
+            from sos.notebooks import normalised
+
+            paths.write_text(notebook.source, normalised(target))
+            times = json.loads(RUN_TIMES.read_text()) if RUN_TIMES.exists() else {}
+            times[notebook.name] = round(time.perf_counter() - clock_began)
+            paths.write_text(RUN_TIMES, json.dumps(times, indent=1, sort_keys=True) + "\n")
+        stamp = {"key": key(notebook, chosen, experiments), "figures": figures}
+        paths.write_text(executed(notebook, chosen, "json"), json.dumps(stamp, indent=1))
+        log.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+    return state, time.perf_counter() - clock_began, figures
+
+
+def failing_cell(copy: Path) -> str:
+    """The last cell that papermill began, as a reader of the partial copy sees it."""
+    try:
+        cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
+    except FileNotFoundError:
+        return "its start"
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    begun = [n for n, c in enumerate(code) if c["metadata"].get("papermill", {}).get("start_time")]
+    if not begun:
+        return "its start"
+    source = "".join(code[begun[-1]]["source"]).strip()
+    return f"cell [{begun[-1] + 1}] `{source.splitlines()[0] if source else ''}`"
+
+
+@contextmanager
+def batch_environment() -> Iterator[None]:
+    """The environment of kernels that nobody watches; on leaving, it is as it was."""
+    before = dict(os.environ)
+    others = [entry for entry in [os.environ.get("PYTHONPATH")] if entry]
+    os.environ |= {
+        "TQDM_DISABLE": "1",  # a bar would be stored as text that differs from run to run
+        "SOS_BATCH": "1",
+        "SOS_CACHE": str(paths.CACHE.absolute()),  # kernels work in another directory
+        "SOS_FIGURES": str(paths.FIGURES.absolute()),
+        "PYTHONPATH": os.pathsep.join([str(paths.PACKAGE.parent), *others]),
+        "JUPYTER_PREFER_ENV_PATH": "1",  # a user's kernel of the same name may be another Python
+    }
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def print_summary(rows: list, chosen: argparse.Namespace) -> None:
+    print(f"\n{'notebook':<26} {'state':<12} {'seconds':>8}  figures")
+    for notebook, state, seconds, figures in rows:
+        pictures = ", ".join(name for name in figures if name.endswith(".png")) or "-"
+        print(f"{notebook.name:<26} {state:<12} {seconds:>8.0f}  {pictures}")
+    print(f"\nfigures and tables: {paths.FIGURES / chosen.profile}")
+    print(f"executed notebooks: {paths.EXECUTED / chosen.profile}")
+
+
+def map_of_notebooks() -> str:
+    """Notebook, section, what it shows, seconds: Markdown for notebook 00."""
+    from sos import models, report
+
+    measured = json.loads(RUN_TIMES.read_text()) if RUN_TIMES.exists() else {}
+    rows = []
+    for notebook in NOTEBOOKS:
+        needed = [config.PROFILES["demo"].experiments[name] for name in notebook.experiments]
+        trained = [models.recorded_seconds(e, (paths.SHIPPED,)) for e in needed]
+        seconds = measured.get(notebook.name)
+        rows.append(
+            (
+                f"[{notebook.name}]({notebook.name}.ipynb)",
+                notebook.section,
+                notebook.shows,
+                report.NOT_RUN if seconds is None else f"{seconds:.0f} s",
+                report.NOT_RUN if None in trained else clock(sum(trained)) if trained else "–",
+            )
+        )
+    header = ("notebook", "section", "shows", "with released weights", "training it needs")
+    return report.markdown_table(header, rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

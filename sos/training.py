@@ -1,0 +1,244 @@
+"""Training by the modified differential method of multipliers (eq. 3), resumable at any moment."""
+
+import hashlib
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sos import paths
+from sos.config import Experiment, Network, Training
+from sos.networks import DIAGONAL_FLOOR
+from sos.vae import VAE, Terms
+
+VERSION = 1  # bump when the same configuration no longer gives the same weights
+LOG_EVERY = 10  # steps between rows of the history
+CHECKPOINT_EVERY = 100  # steps
+WARM_UP = 50  # steps
+
+
+class Constraint:
+    """One soft constraint value ≈ target of eq. 3, with its multiplier (Platt & Barr, 1988).
+
+    The loss gets (λ + c(v - ξ))(v - ξ) with the bracket detached, whose gradient is that of
+    λ(v - ξ) + c(v - ξ)²/2; then λ ascends by rate·(v - ξ) and stays at or above zero.
+    """
+
+    def __init__(self, target: float, damping: float, rate: float, device: torch.device):
+        self.target, self.damping, self.rate = target, damping, rate
+        self.multiplier = torch.zeros((), device=device, dtype=torch.float64)
+        self.share = 1.0  # of the target that holds at present
+
+    def penalty(self, value: Tensor) -> Tensor:
+        slack = value - self.target * self.share
+        return (self.multiplier + self.damping * slack).detach() * slack
+
+    def ascend(self, value: Tensor) -> None:
+        self.multiplier += self.rate * (value.detach() - self.target * self.share)
+        self.multiplier.clamp_(min=0)
+
+
+def batch_indices(step: int, images: int, training: Training) -> Tensor:
+    """The images of one step: every epoch is a fresh permutation, a function of seed and epoch."""
+    per_epoch = max(images // training.batch, 1)
+    epoch, position = divmod(step, per_epoch)
+    order = torch.randperm(images, generator=generator("epoch", training.seed, epoch))
+    return order[position * training.batch : (position + 1) * training.batch]
+
+
+def generator(purpose: str, *numbers: int, device: str | torch.device = "cpu") -> torch.Generator:
+    """A random stream of its own for each purpose and step, so that resuming needs no state."""
+    digest = hashlib.sha256(repr((purpose, *numbers)).encode()).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def learning_rate(step: int, training: Training) -> float:
+    """Constant; with `decay`, after pre-training a linear warm-up and a cosine to zero.
+
+    The warm-up is for the covariance heads, whose first Adam steps are as large as their weights.
+    """
+    after = step - training.pretraining
+    if not training.decay or after < 0:
+        return training.learning_rate
+    progress = after / (training.steps - training.pretraining)
+    warm = min(1.0, (after + 1) / WARM_UP)
+    return training.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def device() -> torch.device:
+    """The GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def has_fast_bfloat16(where: torch.device) -> bool:
+    """Whether bfloat16 convolutions are faster than float32 ones: Ampere or later, or AMX."""
+    if where.type == "cuda":
+        return torch.cuda.get_device_capability(where) >= (8, 0)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.15 and later
+    return bool(capabilities.get("amx_bf16"))
+
+
+class Run:
+    """A model in training with everything that a checkpoint has to hold."""
+
+    def __init__(self, experiment: Experiment, images: Tensor, where: torch.device):
+        objective, training = experiment.objective, experiment.training
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(training.seed)
+            self.vae = VAE(experiment.data, experiment.network)
+        with torch.no_grad():  # a mean that starts at the data's colour need not travel there
+            self.vae.head.mean.bias.copy_(images.float().mean((0, 2, 3)) / 255)
+        self.vae.to(where, memory_format=torch.channels_last)
+        self.optimiser = torch.optim.Adam(self.vae.parameters(), training.learning_rate)
+        self.kl = Constraint(
+            objective.kl_target, objective.damping, objective.multiplier_rate, where
+        )
+        target, self.rank_entropy = objective.rank_entropy_target, None
+        if target == "ppca":
+            target = ppca_target(images, experiment.network, objective.kl_target)
+        if target is not None:
+            damping, rate = objective.entropy_damping, objective.entropy_multiplier_rate
+            self.rank_entropy = Constraint(target, damping, rate, where)
+        self.step, self.seconds, self.history = 0, 0.0, []
+
+    def state(self) -> dict:
+        constraints = [c for c in (self.kl, self.rank_entropy) if c is not None]
+        return {
+            "vae": self.vae.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "multipliers": [c.multiplier for c in constraints],
+            "progress": (self.step, self.seconds, self.history),
+        }
+
+    def save(self, file: Path) -> None:
+        with paths.replacing(file) as temporary:
+            torch.save(self.state(), temporary)
+
+    def restore(self, file: Path) -> None:
+        saved = torch.load(file, map_location=self.kl.multiplier.device, weights_only=True)
+        self.vae.load_state_dict(saved["vae"])
+        self.optimiser.load_state_dict(saved["optimiser"])
+        self.kl.multiplier = saved["multipliers"][0]
+        if self.rank_entropy is not None:
+            self.rank_entropy.multiplier = saved["multipliers"][1]
+        self.step, self.seconds, self.history = saved["progress"]
+
+    def loss(self, terms: Terms, mean_only: bool) -> Tensor:
+        """Equation 3, negated, with the damping of both constraints; per-item means."""
+        loss = terms.nll_nats + self.kl.penalty(terms.kl_nats)
+        if self.rank_entropy is not None and not mean_only:
+            loss = loss + self.rank_entropy.penalty(terms.rank_entropy_nats)
+        return loss
+
+    def ascend(self, terms: Terms, mean_only: bool) -> None:
+        self.kl.ascend(terms.kl_nats)
+        if self.rank_entropy is not None and not mean_only:
+            self.rank_entropy.ascend(terms.rank_entropy_nats)
+
+    def record(self, terms: Terms) -> dict[str, float]:
+        """One row of the history; raises FloatingPointError where a term is not finite."""
+        entropy = self.rank_entropy
+        row = {"step": self.step} | {k: v.item() for k, v in vars(terms).items()}
+        row["kl_multiplier"] = self.kl.multiplier.item()
+        row["rank_entropy_multiplier"] = 0.0 if entropy is None else entropy.multiplier.item()
+        if not all(map(math.isfinite, row.values())):
+            raise FloatingPointError(f"training stopped being finite: {row}")
+        self.history.append(row)
+        return row
+
+
+def train(experiment: Experiment, images: Tensor, checkpoint: Path) -> Run:
+    """Trains on uint8 `images` (N, C, H, W), saving its state to the file `checkpoint`.
+
+    Called again after any interruption, even SIGKILL, it goes on from the last checkpoint and
+    ends with the same weights as an unbroken run (same machine, same number of threads).
+    Raises FloatingPointError when a term stops being finite, naming the step and the terms.
+    """
+    training, where = experiment.training, device()
+    images = images.to(where)
+    run = Run(experiment, images, where)
+    if checkpoint.exists():
+        run.restore(checkpoint)
+    run.vae.train()
+    bar = tqdm(desc=experiment.name, initial=run.step, total=training.steps, unit="step")
+    clock = time.perf_counter() - run.seconds
+    while run.step < training.steps:
+        mean_only = run.step < training.pretraining
+        run.kl.share = min(1.0, (run.step + 1) / max(training.kl_warmup, 1))
+        x = batch(images, run.step, training)
+        stream = generator("latent noise", training.seed, run.step, device=where)
+        noise = torch.randn(len(x), run.vae.latent, generator=stream, device=where)
+        if training.warm_release and run.step == training.pretraining:
+            release(run, x)
+        with torch.autocast(where.type, torch.bfloat16, enabled=has_fast_bfloat16(where)):
+            terms = run.vae.terms(x, noise, mean_only, training.span_gain)
+        run.optimiser.param_groups[0]["lr"] = learning_rate(run.step, training)
+        run.optimiser.zero_grad()
+        run.loss(terms, mean_only).backward()
+        run.optimiser.step()
+        run.ascend(terms, mean_only)
+        run.step += 1
+        bar.update()
+        if run.step % LOG_EVERY == 0 or run.step == training.steps:
+            row = run.record(terms)
+            shown = ("nll_nats", "kl_nats", "rank_entropy_nats", "squared_error")
+            bar.set_postfix({name: f"{row[name]:.4g}" for name in shown})
+        if run.step % CHECKPOINT_EVERY == 0 or run.step == training.steps:
+            run.seconds = time.perf_counter() - clock
+            run.save(checkpoint)
+    bar.close()
+    run.vae.eval()
+    return run
+
+
+def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
+    """Rank entropy (nats) that is left for p(y|z), so that samples vary as much as the images.
+
+    The best normal of rank R for the images themselves has the leading eigenvalues λ_r of their
+    covariance (Tipping & Bishop, 1999). Scaled up by the share of the variance that R directions
+    explain, so that none is missing, its rank entropy is H(y) = ½ Σ log(λ_r/(share·ε)). A code z
+    that carries I(y; z) = ξ_KL nats leaves H(y|z) = H(y) - ξ_KL of it.
+    """
+    flat = images.cpu().flatten(1).float().numpy() / 255
+    pca = PCA(network.rank, svd_solver="randomized", random_state=0).fit(flat)
+    eigenvalues = pca.explained_variance_ / pca.explained_variance_ratio_.sum()
+    ratios = np.maximum(eigenvalues / network.diagonal, 1)
+    return float(0.5 * np.log(ratios).sum()) - kl_target
+
+
+@torch.no_grad()
+def release(run: Run, x: Tensor) -> None:
+    """Starts the covariance where it will be needed instead of at almost nothing.
+
+    P gets its target entropy. A learnt D gets the mean squared error σ², its best constant; the
+    squared error then counts 1/2σ² instead of 1/2ε, and the price of a nat of KL falls with it.
+    """
+    vae = run.vae
+    mean, _ = vae.encode(x)
+    features = vae.decoder(mean)
+    if run.rank_entropy is not None:
+        vae.head.start_factor_at(features, run.rank_entropy.target)
+    if vae.head.variance is not None:
+        error = (vae.head(features, mean_only=True).mean - x.flatten(1)).square().mean()
+        vae.head.start_variance_at(error)
+        run.kl.multiplier *= DIAGONAL_FLOOR / error
+
+
+def checkpoint_step(file: Path) -> int:
+    """The step at which a checkpoint was saved."""
+    return torch.load(file, map_location="cpu", weights_only=True)["progress"][0]
+
+
+def batch(images: Tensor, step: int, training: Training) -> Tensor:
+    """The images of one step in [0, 1], each mirrored with probability one half."""
+    indices = batch_indices(step, len(images), training)
+    x = images[indices.to(images.device)].float() / 255
+    if training.flip:
+        coins = torch.rand(len(x), generator=generator("flip", training.seed, step)) < 0.5
+        x = torch.where(coins.to(x.device)[:, None, None, None], x.flip(-1), x)
+    return x.contiguous(memory_format=torch.channels_last)

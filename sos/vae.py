@@ -1,0 +1,91 @@
+"""The variational autoencoder and the terms of its objective (§3.1–3.3)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sos.config import Data, Network
+from sos.low_rank_normal import LowRankNormal
+from sos.networks import Decoder, Encoder, ObservationHead
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What equation 3 is made of, each a mean over the batch in nats per image."""
+
+    nll_nats: Tensor  # -log p(x|z), one sample of z per image
+    kl_nats: Tensor  # KL[q(z|x) ‖ p(z)]
+    rank_entropy_nats: Tensor  # ½ log|I + PᵀD⁻¹P|, the part of H(x|z) that training can move
+    squared_error: Tensor  # mean of (x - μ)² over pixels and images, for the record
+
+
+class SpanGradient(torch.autograd.Function):
+    """Identity whose backward pass multiplies the gradients of μ and P by I + (κ/ε) PPᵀ.
+
+    With ε = 1e-5 the log-density's gradient is e/ε outside the span of P, but only about r/λ inside
+    it, a million times less: Adam then never learns the mean, nor the size of the components,
+    inside the span. The matrix is symmetric positive definite, so that stationary points stay
+    where they are; it is (1 - κ)I + κΣ/ε, from the plain gradient (κ = 0) to the natural one of
+    the mean (κ = 1).
+    """
+
+    @staticmethod
+    def forward(ctx, loc: Tensor, factor: Tensor, gain: float):
+        ctx.save_for_backward(factor)
+        ctx.gain = gain
+        return loc.view_as(loc), factor.view_as(factor)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_loc: Tensor, grad_factor: Tensor):
+        (factor,) = ctx.saved_tensors  # (batch, S, R), stored as (batch, R, S)
+        rows = factor.mT
+        loc = grad_loc + ctx.gain * (factor @ (rows @ grad_loc[..., None]))[..., 0]
+        push = ctx.gain * (rows @ grad_factor)  # (batch, R, R)
+        return loc, torch.baddbmm(grad_factor.mT, push.mT, rows).mT, None
+
+
+class VAE(nn.Module):
+    """q(z|x) and p(y|z) = N(μ(z), P(z)P(z)ᵀ + D(z)); with rank 0 and a learnt D, the β-VAE."""
+
+    def __init__(self, data: Data, network: Network):
+        super().__init__()
+        self.image_shape = (data.channels, data.height, data.width)
+        self.latent = network.latent
+        self.encoder = Encoder(data.channels, network.width, network.latent)
+        self.decoder = Decoder(data.height, data.width, network)
+        self.head = ObservationHead(data.channels, network)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """q(z|x): mean and standard deviation (batch, latent) for images x in [0, 1]."""
+        return self.encoder(x)
+
+    def decode(self, z: Tensor, mean_only: bool = False) -> LowRankNormal:
+        """p(y|z) over flat images, channel-major; `mean_only` is the pre-training distribution."""
+        return self.head(self.decoder(z), mean_only)
+
+    def prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """`count` draws of z ~ N(0, I)."""
+        device = next(self.parameters()).device
+        return torch.randn(count, self.latent, generator=generator, device=device)
+
+    def terms(
+        self, x: Tensor, noise: Tensor, mean_only: bool = False, span_gain: float = 0.0
+    ) -> Terms:
+        """The terms of equation 3 for images x (batch, C, H, W), with z = m + s·noise."""
+        mean, std = self.encode(x)
+        observation = self.decode(mean + std * noise, mean_only)
+        if span_gain and not mean_only:
+            loc, factor = SpanGradient.apply(
+                observation.loc, observation.cov_factor, span_gain / self.head.diagonal
+            )
+            observation = LowRankNormal(loc, factor, self.head.diagonal, validate_args=False)
+        log_prob, rank_entropy = observation.log_prob_and_rank_entropy(x.flatten(1))
+        kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(1)
+        error = (x.flatten(1) - observation.loc.detach()).square().mean()
+        return Terms(-log_prob.mean(), kl.mean(), rank_entropy.mean(), error)
+
+    def images(self, flat: Tensor) -> Tensor:
+        """Flat values (..., S) as images (..., C, H, W)."""
+        return flat.unflatten(-1, self.image_shape)
