@@ -72,6 +72,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     unknown = [number for number in chosen.only if number not in known]
     if unknown:
         parser.error(f"--only {' '.join(unknown)}: the notebooks are {', '.join(sorted(known))}")
+    if chosen.fresh and chosen.weights == "shipped":
+        parser.error("--fresh trains again and --weights shipped does not train: choose one")
     if chosen.write and (chosen.profile, chosen.weights) != ("demo", "shipped"):
         parser.error("--write needs --profile demo --weights shipped, which the copies show")
     return chosen
@@ -119,14 +121,16 @@ def work(chosen: argparse.Namespace) -> int:
     from sos import evaluation, models  # after the plan: torch takes a second to import
 
     weights = "fresh" if chosen.fresh else chosen.weights
-    failed = {}
+    failed = models.train_all(experiments, weights)
     for experiment in experiments:
         try:
-            model = models.load_or_train(experiment, weights)
-            evaluation.load_or_measure(model, profile.evaluation)
-        except (FloatingPointError, ValueError, OSError, RuntimeError) as error:
+            if experiment.name not in failed:
+                model = models.load_or_train(experiment, chosen.weights)
+                evaluation.load_or_measure(model, profile.evaluation)
+        except (ValueError, OSError, RuntimeError) as error:
             failed[experiment.name] = error
-            print(f"{experiment.name}: {type(error).__name__}: {error}", file=sys.stderr)
+    for name, error in failed.items():
+        print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
     rows = []
     for notebook in notebooks:
         lacking = [name for name in notebook.experiments if name in failed]

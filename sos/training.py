@@ -152,7 +152,7 @@ class Run:
         return row
 
 
-def train(experiment: Experiment, images: Tensor, checkpoint: Path) -> Run:
+def train(experiment: Experiment, images: Tensor, checkpoint: Path, line: int = 0) -> Run:
     """Trains on uint8 `images` (N, C, H, W), saving its state to the file `checkpoint`.
 
     Called again after any interruption, even SIGKILL, it goes on from the last checkpoint and
@@ -165,7 +165,13 @@ def train(experiment: Experiment, images: Tensor, checkpoint: Path) -> Run:
     if checkpoint.exists():
         run.restore(checkpoint)
     run.vae.train()
-    bar = tqdm(desc=experiment.name, initial=run.step, total=training.steps, unit="step")
+    bar = tqdm(
+        desc=experiment.name,
+        initial=run.step,
+        total=training.steps,
+        unit="step",
+        position=line or None,
+    )
     clock = time.perf_counter() - run.seconds
     while run.step < training.steps:
         mean_only = run.step < training.pretraining
@@ -216,7 +222,8 @@ def release(run: Run, x: Tensor) -> None:
     """Starts the covariance where it will be needed instead of at almost nothing.
 
     P gets its target entropy. A learnt D gets the mean squared error σ², its best constant; the
-    squared error then counts 1/2σ² instead of 1/2ε, and the price of a nat of KL falls with it.
+    squared error then counts 1/2σ² instead of 1/2ε, and with this change of unit go the price of
+    a nat of KL and Adam's memory of past gradients, which would keep its steps small for long.
     """
     vae = run.vae
     mean, _ = vae.encode(x)
@@ -226,7 +233,11 @@ def release(run: Run, x: Tensor) -> None:
     if vae.head.variance is not None:
         error = (vae.head(features, mean_only=True).mean - x.flatten(1)).square().mean()
         vae.head.start_variance_at(error)
-        run.kl.multiplier *= DIAGONAL_FLOOR / error
+        unit = DIAGONAL_FLOOR / error
+        run.kl.multiplier *= unit
+        for memory in run.optimiser.state.values():
+            memory["exp_avg"] *= unit
+            memory["exp_avg_sq"] *= unit**2
 
 
 def checkpoint_step(file: Path) -> int:
