@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from sos.training import device, generator
 
 VERSION = 1  # bump when the same model no longer gives the same numbers
 BATCH = 50  # images decoded at a time
+# What is compared with real images: μ + t(y - μ), y ~ p(y|z). The paper has t = 0 and 1.
+IMAGES = {"means": 0.0, "half_samples": 0.5, "samples": 1.0}
 SPLIT_DRAWS = 512  # draws of z for variances and correlations
 
 
@@ -31,16 +34,24 @@ def extractor(name: str) -> metrics.Extractor:
     return known[name](device=device())
 
 
-@cache
-def real_statistics(data: Data, split: str, count: int, extractor_name: str):
-    """Feature statistics of the first `count` images of a split."""
-    images = torch.from_numpy(datasets.load_split(data, split).images[:count].copy())
+def real_statistics(
+    data: Data, split: str, count: int, extractor_name: str
+) -> metrics.FeatureStatistics:
+    """Feature statistics of the first `count` images of a split, cached on disk."""
+    name = f"{datasets.identity(data, split)}-{count}-{extractor_name}.npz"
+    file = paths.CACHE / "statistics" / name
+    if file.exists():
+        return metrics.FeatureStatistics.load(file)
+    images = torch.tensor(datasets.load_split(data, split).images[:count])
     if len(images) < count:
         raise ValueError(
             f"{count} images are to be compared, but the {split} split of {data.name} has "
-            f"{len(images)}: lower evaluation_images in sos/config.py or give more images"
+            f"{len(images)}: lower Evaluation.images in sos/config.py or give more images"
         )
-    return metrics.statistics_of(images.split(BATCH), extractor(extractor_name), count)
+    statistics = metrics.statistics_of(images.split(BATCH), extractor(extractor_name), count)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    statistics.save(file)
+    return statistics
 
 
 def floor(data: Data, count: int, extractor_name: str) -> float:
@@ -50,46 +61,54 @@ def floor(data: Data, count: int, extractor_name: str) -> float:
 
 
 def generated(model: Model, count: int, kind: str) -> Iterator[Tensor]:
-    """`count` images as uint8 from z ~ N(0, I): "means" μ(z), or "samples" y ~ p(y|z)."""
+    """`count` images as uint8 from z ~ N(0, I): a kind of IMAGES, for the same z and noise."""
     for start in range(0, count, BATCH):
         stream = generator("evaluation", model.experiment.training.seed, start, device=device())
         with torch.no_grad():
             p = model.vae.decode(model.vae.prior(min(BATCH, count - start), stream))
-            flat = p.mean if kind == "means" else p.rsample(generator=stream)
+            flat = p.mean + IMAGES[kind] * (p.rsample(generator=stream) - p.mean)
         yield metrics.quantise(model.vae.images(flat)).cpu()
 
 
 def load_or_measure(model: Model, settings: Evaluation) -> dict[str, float]:
     """The measurements of a model: released with its weights, cached, or made now and cached."""
-    available = len(datasets.load_split(model.experiment.data, "test").images)
-    count = min(settings.images, available)
-    stamp = {
-        "weights_sha256": model.meta["weights_sha256"],
-        "data": datasets.identity(model.experiment.data, "test"),
-        "images": count,
-        "extractor": settings.extractor,
-        "version": VERSION,
-    }
-    name = hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:12]
-    cached = paths.CACHE / "evaluations" / f"{model.experiment.name}-{name}.json"
-    for file in (model.folder / "evaluation.json", cached):
+    stamp = stamp_of(model, settings)
+    for file in (model.folder / "evaluation.json", cached_file(model, stamp)):
         if file.exists():
             content = json.loads(file.read_text())
             if content["stamp"] == stamp:
                 return content["numbers"]
     began = time.perf_counter()
-    numbers = distances(model, count, settings.extractor) | prior_variances(model) | held_out(model)
+    numbers = distances(model, stamp["images"], settings.extractor)
+    numbers |= prior_variances(model) | held_out(model)
     content = {"stamp": stamp, "numbers": numbers, **machine()}
     content["seconds"] = round(time.perf_counter() - began, 1)
-    paths.write_text(cached, json.dumps(content, indent=1) + "\n")
+    paths.write_text(cached_file(model, stamp), json.dumps(content, indent=1) + "\n")
     return numbers
+
+
+def stamp_of(model: Model, settings: Evaluation) -> dict[str, str | int]:
+    """What determines the measurements: weights, test images, how many, extractor, code."""
+    available = len(datasets.items(model.experiment.data, "test"))
+    return {
+        "weights_sha256": model.meta["weights_sha256"],
+        "data": datasets.identity(model.experiment.data, "test"),
+        "images": min(settings.images, available),
+        "extractor": settings.extractor,
+        "version": VERSION,
+    }
+
+
+def cached_file(model: Model, stamp: dict) -> Path:
+    name = hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:12]
+    return paths.CACHE / "evaluations" / f"{model.experiment.name}-{name}.json"
 
 
 def distances(model: Model, count: int, extractor_name: str) -> dict[str, float]:
     """Fréchet distances of `count` means and samples to as many test images, and the floor."""
     data, result = model.experiment.data, {}
     real = real_statistics(data, "test", count, extractor_name)
-    for kind in ("means", "samples"):
+    for kind in IMAGES:
         batches = generated(model, count, kind)
         fake = metrics.statistics_of(batches, extractor(extractor_name), count)
         result[f"distance_{kind}"] = metrics.frechet_distance(fake, real)

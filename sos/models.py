@@ -2,17 +2,12 @@
 
 import hashlib
 import json
-import os
 import platform
 import shutil
-import threading
-import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from joblib import Parallel, cpu_count, delayed
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -73,51 +68,6 @@ def load_or_train(experiment: Experiment, weights: str = "shipped", line: int = 
         save(experiment, run, folder)
         shutil.rmtree(growing)
     return load(experiment, folder)
-
-
-def train_all(experiments: Sequence[Experiment], weights: str) -> dict[str, Exception]:
-    """Trains what `find` does not find; {name: error} of the trainings that failed.
-
-    On a CPU several at a time, a core each: small networks use two cores badly.
-    """
-    wanted = [experiment for experiment in experiments if find(experiment, weights) is None]
-    if training.device().type == "cuda" or len(wanted) < 2:
-        errors = [try_to_train(experiment, weights) for experiment in wanted]
-    else:
-        for data in dict.fromkeys(experiment.data for experiment in wanted):
-            datasets.load_split(data, "train")  # made by all cores, before they part
-        jobs = min(len(wanted), cpu_count())
-        tasks = (
-            delayed(try_to_train)(experiment, weights, os.getpid(), cpu_count() // jobs, line)
-            for line, experiment in enumerate(wanted)
-        )
-        errors = Parallel(n_jobs=jobs)(tasks)
-    return {e.name: error for e, error in zip(wanted, errors, strict=True) if error is not None}
-
-
-def try_to_train(
-    experiment: Experiment,
-    weights: str,
-    parent: int | None = None,
-    threads: int | None = None,
-    line: int = 0,
-) -> Exception | None:
-    """`load_or_train`, its error returned; in a worker process it ends when `parent` does."""
-    if parent is not None:
-        torch.set_num_threads(threads)
-        threading.Thread(target=leave_with, args=(parent,), daemon=True).start()
-    try:
-        load_or_train(experiment, weights, line)
-    except Exception as error:
-        return error
-    return None
-
-
-def leave_with(parent: int) -> None:
-    """Ends this process when its parent is gone: nobody else may write the same checkpoint."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def recorded_seconds(

@@ -26,6 +26,7 @@ STYLE = {
 }
 COLOURS = {"β-VAE": "#c44e52", "SOS-VAE": "#4c72b0", "data": "#555555"}
 WIDTH = 10.0  # inches
+SHOWN_DPI = 75  # in notebooks, whose size counts; the files have more
 GAP = 2  # white pixels between tiled images
 
 
@@ -35,6 +36,7 @@ def save(figure: Figure, name: str, profile: str) -> Figure:
         with paths.replacing(paths.FIGURES / profile / f"{name}.{suffix}") as temporary:
             figure.savefig(temporary, format=suffix, metadata=metadata, bbox_inches="tight")
     plt.close(figure)  # the notebook shows the returned figure, once
+    figure.set_dpi(SHOWN_DPI)
     return figure
 
 
@@ -59,10 +61,13 @@ def picture_rows(rows: Sequence[dict], title: str | None = None) -> Figure:
     """
     count, _, height, width = rows[0]["images"].shape
     tall = WIDTH * 0.86 / count * height / width
+    heights = [0.35 * tall if "note" in row else tall for row in rows]
     with plt.style.context(STYLE):
         figure, grid = plt.subplots(
-            len(rows), 2, figsize=(WIDTH, (tall + 0.06) * len(rows) + 0.3), squeeze=False,
-            gridspec_kw={"width_ratios": [60, 1], "wspace": 0.02, "hspace": 0.06},
+            len(rows), 2, figsize=(WIDTH, sum(heights) + 0.06 * len(rows) + 0.3), squeeze=False,
+            gridspec_kw={
+                "width_ratios": [60, 1], "height_ratios": heights, "wspace": 0.02, "hspace": 0.06
+            },
         )  # fmt: skip
         for (axes, bar_axes), row in zip(grid, rows, strict=True):
             images, bar = row["images"], row.get("bar")
@@ -72,7 +77,8 @@ def picture_rows(rows: Sequence[dict], title: str | None = None) -> Figure:
                 values = scale(images.detach().cpu().float().mean(1).numpy())
                 colours = matplotlib.colormaps[row["map"]](values)[..., :3]
                 images = torch.from_numpy(colours).permute(0, 3, 1, 2)
-            axes.imshow(tile(images, count))
+            if "note" not in row:
+                axes.imshow(tile(images, count))
             axes.set_xticks([]), axes.set_yticks([])
             axes.spines[:].set_visible(False)
             axes.set_ylabel(row["label"], rotation=0, ha="right", va="center", labelpad=6)
@@ -127,7 +133,6 @@ def observation_rows(p: LowRankNormal, sample: Tensor, shape: tuple[int, int, in
         if both:
             row |= {"map": colours, "limits": (0, both)}
         else:
-            row["images"] = torch.ones_like(row["images"])
             row["note"] = "exactly zero: pixels are independent given z"
         rows.append(row)
     return rows
@@ -183,6 +188,7 @@ def traces(models: dict[str, Model]) -> Figure:
         axes[0, 0].set_ylim(0, 2.5 * highest)
         axes[0, 0].legend(fontsize=8, ncols=2)
         axes[1, 0].set_yscale("symlog", linthresh=10)
+        axes[1, 0].set_ylim(bottom=0)
         for ax in axes[1]:
             ax.set_xlabel("training step")
     return figure

@@ -191,14 +191,17 @@ def coherence_table(measured: dict) -> str:
 
 def calibration_table(measured: dict) -> str:
     """How large the residuals x - μ of test images are inside and outside the span of P."""
-    header = ("model", "mean ‖ω̂‖²/R", "variance outside the span", "ε", "ratio")
+    header = (
+        "model", "mean ‖ω̂‖²/R", "variance outside the span", "its share of the data's variance",
+        "ε", "variance outside / ε",
+    )  # fmt: skip
     rows = []
     for name, n in measured.items():
         if "test_calibration" in n:
-            outside = n["test_residual_outside"]
-            ratio = number(outside / n["epsilon"], 2)
-            values = (number(n["test_calibration"], 2), number(outside, 2), f"{n['epsilon']:g}")
-            rows.append((title(name), *values, ratio))
+            outside, epsilon = n["test_residual_outside"], n["epsilon"]
+            share = f"{100 * outside / n['variance_data']:.0f} %"
+            values = (number(n["test_calibration"], 2), number(outside, 2), share)
+            rows.append((title(name), *values, f"{epsilon:g}", number(outside / epsilon, 2)))
     return markdown_table(header, rows)
 
 
@@ -228,6 +231,16 @@ def table_1(profile: str) -> str:
                 cells = (number(distance, 3), number(floor, 2), paper_data, f"{paper:g}")
                 rows.append((DATA[data], label, what, *cells))
     return write_table("table1", profile, header, rows)
+
+
+def scale_table(measured: dict) -> str:
+    """Distance of μ + t(y - μ) to real images for t = 0, ½, 1."""
+    header = ("model", "t = 0 (means)", "t = ½", "t = 1 (samples)")
+    kinds = ("means", "half_samples", "samples")
+    rows = [
+        (title(k), *(number(n[f"distance_{w}"], 3) for w in kinds)) for k, n in measured.items()
+    ]
+    return markdown_table(header, rows)
 
 
 def orderings(profile: str) -> str:

@@ -72,6 +72,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     unknown = [number for number in chosen.only if number not in known]
     if unknown:
         parser.error(f"--only {' '.join(unknown)}: the notebooks are {', '.join(sorted(known))}")
+    if chosen.faces:
+        from sos.datasets import folder
+
+        chosen.faces = chosen.faces.expanduser().resolve()
+        try:
+            folder.scan(str(chosen.faces))
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(str(error))
     if chosen.fresh and chosen.weights == "shipped":
         parser.error("--fresh trains again and --weights shipped does not train: choose one")
     if chosen.write and (chosen.profile, chosen.weights) != ("demo", "shipped"):
@@ -81,7 +89,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def parameters(chosen: argparse.Namespace) -> dict:
     """What papermill puts into the parameters cell of every notebook."""
-    faces = str(chosen.faces.expanduser().resolve()) if chosen.faces else None
+    faces = str(chosen.faces) if chosen.faces else None
     return {"profile": chosen.profile, "weights": chosen.weights, "faces": faces}
 
 
@@ -90,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("papermill").setLevel(logging.WARNING)
     os.environ["TQDM_MININTERVAL"] = os.environ.get("TQDM_MININTERVAL", "0.5")
-    where = paths.FIGURES / chosen.profile
+    where = paths.EXECUTED / chosen.profile
     where.mkdir(parents=True, exist_ok=True)
     with (where / ".lock").open("w") as lock:
         try:
@@ -118,24 +126,17 @@ def work(chosen: argparse.Namespace) -> int:
         print(f"faces: {folder.describe(next(chosen_data))}")
     print_plan(chosen, notebooks, experiments)
 
-    from sos import evaluation, models  # after the plan: torch takes a second to import
+    from sos.prepare import prepare_all  # after the plan: torch takes a second to import
 
     weights = "fresh" if chosen.fresh else chosen.weights
-    failed = models.train_all(experiments, weights)
-    for experiment in experiments:
-        try:
-            if experiment.name not in failed:
-                model = models.load_or_train(experiment, chosen.weights)
-                evaluation.load_or_measure(model, profile.evaluation)
-        except (ValueError, OSError, RuntimeError) as error:
-            failed[experiment.name] = error
+    failed = prepare_all(experiments, weights, profile.evaluation)
     for name, error in failed.items():
         print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
     rows = []
     for notebook in notebooks:
         lacking = [name for name in notebook.experiments if name in failed]
         if lacking:
-            rows.append((notebook, f"not run: {', '.join(lacking)} failed", 0.0, []))
+            rows.append((notebook, f"SKIPPED, because {', '.join(lacking)} failed", 0.0, []))
             continue
         rows.append((notebook, *execute(notebook, chosen, experiments)))
     print_summary(rows, chosen)
@@ -303,7 +304,11 @@ def print_summary(rows: list, chosen: argparse.Namespace) -> None:
     print(f"\n{'notebook':<26} {'state':<12} {'seconds':>8}  figures")
     for notebook, state, seconds, figures in rows:
         pictures = ", ".join(name for name in figures if name.endswith(".png")) or "-"
-        print(f"{notebook.name:<26} {state:<12} {seconds:>8.0f}  {pictures}")
+        word = state if state in ("done", "up to date") else state.split()[0]
+        print(f"{notebook.name:<26} {word:<12} {seconds:>8.0f}  {pictures}")
+    for notebook, state, _, _ in rows:
+        if state not in ("done", "up to date"):
+            print(f"{notebook.name}: {state}")
     print(f"\nfigures and tables: {paths.FIGURES / chosen.profile}")
     print(f"executed notebooks: {paths.EXECUTED / chosen.profile}")
 

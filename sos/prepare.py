@@ -1,0 +1,70 @@
+"""Trains and measures all models of a profile, on a CPU several at a time."""
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from joblib import Parallel, cpu_count, delayed
+
+from sos import datasets, evaluation, models, training
+from sos.config import Evaluation, Experiment
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A worker process: who started it, its threads, and the line of its progress bar."""
+
+    parent: int
+    threads: int
+    line: int
+
+
+def prepare_all(
+    experiments: Sequence[Experiment], weights: str, settings: Evaluation
+) -> dict[str, Exception]:
+    """Every model trained and measured, or found to be; {name: error} of those that failed.
+
+    On a CPU each model gets a core: small networks use two cores badly.
+    """
+    # The longest trainings first, so that no core waits for long at the end.
+    ordered = sorted(experiments, key=lambda experiment: -experiment.network.rank)
+    jobs = min(len(ordered), cpu_count())
+    if training.device().type == "cuda" or jobs < 2:
+        errors = [prepare(experiment, weights, settings) for experiment in ordered]
+    else:
+        for experiment in ordered:  # images are made by all cores, before they part
+            if models.find(experiment, weights) is None:
+                datasets.load_split(experiment.data, "train")
+            datasets.load_split(experiment.data, "test")
+        tasks = (
+            delayed(prepare)(experiment, weights, settings, worker)
+            for line, experiment in enumerate(ordered)
+            for worker in [Worker(os.getpid(), cpu_count() // jobs, line)]
+        )
+        errors = Parallel(n_jobs=jobs)(tasks)
+    return {e.name: error for e, error in zip(ordered, errors, strict=True) if error is not None}
+
+
+def prepare(
+    experiment: Experiment, weights: str, settings: Evaluation, worker: Worker | None = None
+) -> Exception | None:
+    """One model, trained and measured; returns the error that stopped it."""
+    if worker is not None:
+        torch.set_num_threads(worker.threads)
+        threading.Thread(target=leave_with, args=(worker.parent,), daemon=True).start()
+    try:
+        model = models.load_or_train(experiment, weights, line=worker.line if worker else 0)
+        evaluation.load_or_measure(model, settings)
+    except Exception as error:
+        return error
+    return None
+
+
+def leave_with(parent: int) -> None:
+    """Ends this process when its parent is gone: nobody else may write the same checkpoint."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
