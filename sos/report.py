@@ -120,7 +120,7 @@ def model_table(models: dict) -> str:
                 "learnt" if network.diagonal is None else f"{network.diagonal:g} I",
                 f"{sum(p.numel() for p in model.vae.parameters()) / 1e6:.2f} M",
                 f"{e.training.steps} × {e.training.batch}",
-                f"{meta['device']}, {meta['threads']} threads",
+                f"{meta['device']}, {meta['threads']} thread{'s' * (meta['threads'] > 1)}",
                 f"{meta['seconds']:.0f}",
             )
         )

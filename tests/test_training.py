@@ -70,13 +70,14 @@ def checkpoint(folder):
 @pytest.fixture(autouse=True)
 def one_processor(monkeypatch):
     """Bit for bit holds for one kind of device; saving and logging are frequent here."""
-    monkeypatch.setattr(training, "tqdm", partial(training.tqdm, disable=True))
-    monkeypatch.setattr(training, "device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(training, "has_fast_bfloat16", lambda where: False)
-    frequent(monkeypatch.setattr)
+    plain_float32(monkeypatch.setattr)
 
 
-def frequent(setattr_):
+def plain_float32(setattr_):
+    setattr_(training, "tqdm", partial(training.tqdm, disable=True))
+    setattr_(training, "device", lambda: torch.device("cpu"))
+    setattr_(training, "has_fast_bfloat16", lambda where: False)
+    setattr_(torch.backends.mkldnn, "enabled", False)  # see the test of narrow networks
     setattr_(training, "CHECKPOINT_EVERY", 5)
     setattr_(training, "LOG_EVERY", 1)
 
@@ -171,6 +172,24 @@ def test_multipliers_of_a_training_follow_its_history(tmp_path, warmup):
         assert row["rank_entropy_multiplier"] == pytest.approx(entropy, rel=1e-5, abs=1e-5)
 
 
+def test_the_ppca_target_is_that_of_the_dense_covariance():
+    """½ Σ log(λ_r/ε) of R eigenvalues that share all of the variance, less what z carries."""
+    images, epsilon, rank = patterns(), 2e-3, 5
+    flat = images.flatten(1).double() / 255
+    eigenvalues = torch.linalg.eigvalsh(flat.T.cov()).flip(0)
+    leading = eigenvalues[:rank] * eigenvalues.sum() / eigenvalues[:rank].sum()
+    expected = 0.5 * (leading.clamp(min=epsilon) / epsilon).log().sum().item() - 3.0
+    got = training.ppca_target(images, Network(rank=rank, diagonal=epsilon), 3.0)
+    assert got == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_training_can_take_its_target_from_the_images(tmp_path):
+    network = {"rank": 3, "diagonal": 2e-3}
+    chosen = experiment(network, {"rank_entropy_target": "ppca"}, steps=0, pretraining=0)
+    target = training.ppca_target(patterns(), chosen.network, 3.0)
+    assert train(chosen, tmp_path).rank_entropy.target == pytest.approx(target)
+
+
 def test_without_an_entropy_target_there_is_no_second_constraint(tmp_path):
     free = experiment(
         network={"rank": 0, "diagonal": None}, objective={"rank_entropy_target": None}
@@ -238,18 +257,16 @@ def test_without_decay_the_learning_rate_is_constant():
     assert {learning_rate(step, schedule) for step in range(100)} == {0.3}
 
 
-def test_decay_is_a_cosine_to_zero_after_pretraining():
-    schedule = training_of(steps=100, pretraining=20, learning_rate=0.3, decay=True)
-    rates = [learning_rate(step, schedule) for step in range(101)]
-    assert rates[:21] == [0.3] * 21
-    assert rates[40] == pytest.approx(0.3 * (1 + math.cos(math.pi / 4)) / 2)
-    assert rates[60] == pytest.approx(0.15) and rates[100] == pytest.approx(0)
-    assert all(a > b for a, b in zip(rates[20:], rates[21:], strict=False))
-
-
-def test_decay_without_pretraining_or_without_more_than_it():
-    assert learning_rate(0, training_of(steps=10, pretraining=0, decay=True)) == 2e-3
-    assert learning_rate(9, training_of(steps=10, pretraining=10, decay=True)) == 2e-3
+def test_decay_ramps_up_after_pretraining_and_follows_a_cosine_to_zero():
+    schedule = training_of(steps=1200, pretraining=200, learning_rate=0.3, decay=True)
+    rates = [learning_rate(step, schedule) for step in range(1201)]
+    assert rates[:200] == [0.3] * 200
+    assert rates[450] == pytest.approx(0.3 * (1 + math.cos(math.pi / 4)) / 2)
+    assert rates[700] == pytest.approx(0.15) and rates[1200] == pytest.approx(0, abs=1e-9)
+    top = rates.index(max(rates[200:]), 200)
+    assert 200 <= top < 300 and 0 < rates[200] <= rates[top] <= 0.3
+    assert all(a < b for a, b in zip(rates[200:top], rates[201 : top + 1], strict=True))
+    assert all(a > b for a, b in zip(rates[top:], rates[top + 1 :], strict=False))
 
 
 # ---------------------------------------------------------------------------- phases
@@ -307,8 +324,14 @@ def test_another_seed_is_another_training(tmp_path):
     assert all(a != b for a, b in zip(first.history, other.history, strict=True))
 
 
-# Steps of one row each: nll_nats, kl_nats, rank_entropy_nats.
-FINGERPRINT = []
+# One row per step: nll_nats, kl_nats, rank_entropy_nats.
+FINGERPRINT = [
+    (-15.79804, 1.734607, 0),
+    (-23.71481, 1.713122, 0),
+    (-26.41618, 1.775891, 1.38191e-06),
+    (-46.61719, 1.773882, 0.000690234),
+    (-37.83680, 2.094300, 0.00203131),
+]
 
 
 def test_fingerprint_of_five_steps(tmp_path):
@@ -316,11 +339,15 @@ def test_fingerprint_of_five_steps(tmp_path):
 
     Where this fails on purpose, because the same configuration now gives other weights: raise
     VERSION and store the new numbers. Where it fails by surprise, something changed training.
+    Rounding differs between processors and is amplified by Adam, whose first steps follow the
+    gradient's sign: hence the paper's small learning rate and no more than five steps.
     """
-    history = train(experiment(steps=5, pretraining=2), tmp_path).history
-    got = [(row["nll_nats"], row["kl_nats"], row["rank_entropy_nats"]) for row in history]
-    for step, (row, expected) in enumerate(zip(got, FINGERPRINT, strict=True)):
-        assert row == pytest.approx(expected, rel=1e-4, abs=1e-6), f"step {step}"
+    options = {"steps": 5, "pretraining": 2, "learning_rate": 1e-4, "network": {"width": 4}}
+    history = train(experiment(**options), tmp_path).history
+    names = ("nll_nats", "kl_nats", "rank_entropy_nats")
+    for row, expected in zip(history, FINGERPRINT, strict=True):
+        got = [row[name] for name in names]
+        assert got == pytest.approx(expected, rel=1e-4, abs=1e-6), f"step {row['step']}"
 
 
 # ---------------------------------------------------------------------------- resuming
@@ -360,9 +387,7 @@ def test_a_finished_run_takes_no_further_step(tmp_path, monkeypatch):
 
 def kill_while_saving(folder, threads):
     """For a process of its own: trains, and dies by SIGKILL halfway through the second save."""
-    frequent(setattr)
-    training.device = lambda: torch.device("cpu")
-    training.has_fast_bfloat16 = lambda where: False
+    plain_float32(setattr)
     torch.set_num_threads(threads)
     original, saves = torch.save, iter(range(2))
 
@@ -442,9 +467,36 @@ def test_a_small_sos_vae_reaches_both_of_its_targets(tmp_path):
     )
     history = train(chosen, tmp_path, patterns(200)).history
 
-    def last(name):
-        return sum(row[name] for row in history[-50:]) / 50
+    def average(name, steps):
+        return sum(row[name] for row in history[steps]) / len(history[steps])
 
-    assert last("kl_nats") == pytest.approx(4.0, rel=0.03)
-    assert last("rank_entropy_nats") == pytest.approx(6.0, rel=0.03)
-    assert last("nll_nats") < history[74]["nll_nats"] - 10  # the last of pre-training
+    last, pretraining = slice(-50, None), slice(25, 75)
+    assert average("kl_nats", last) == pytest.approx(4.0, rel=0.03)
+    assert average("rank_entropy_nats", last) == pytest.approx(6.0, rel=0.03)
+    assert average("nll_nats", last) < average("nll_nats", pretraining)
+
+
+# ---------------------------------------------------------------------------- below torch
+
+
+@pytest.mark.xfail(reason="narrow networks are channels_last too", strict=False)
+def test_narrow_networks_stay_clear_of_onednns_overflow(tmp_path, monkeypatch):
+    """oneDNN 3.13 and before write past a buffer in the weight gradient of a 1x1 convolution of
+    stride 2 over fewer than 16 channels_last channels (uxlfoundation/oneDNN#6035)."""
+    seen = []
+    for kind in (torch.nn.Conv2d, torch.nn.ConvTranspose2d):
+
+        def forward(self, x, original=kind.forward):
+            y = original(self, x)
+            narrow = x.shape[1] if isinstance(self, torch.nn.Conv2d) else y.shape[1]
+            if self.kernel_size == (1, 1) and self.stride != (1, 1) and narrow < 16:
+                seen.append(is_channels_last(x) or is_channels_last(y))
+            return y
+
+        monkeypatch.setattr(kind, "forward", forward)
+    train(experiment(network={"width": 4}, steps=1), tmp_path)
+    assert not any(seen)
+
+
+def is_channels_last(x):
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
