@@ -70,11 +70,9 @@ def load_or_train(experiment: Experiment, weights: str = "shipped", line: int = 
     return load(experiment, folder)
 
 
-def recorded_seconds(
-    experiment: Experiment, places: tuple[Path, ...] = (CACHE, paths.SHIPPED)
-) -> float | None:
-    """How long this training took when it was last measured: here, or for the released weights."""
-    for place in places:
+def recorded_seconds(experiment: Experiment, weights: str = "any") -> float | None:
+    """How long this training took when last measured: here, or for the released weights."""
+    for place in (paths.SHIPPED,) if weights == "shipped" else (CACHE, paths.SHIPPED):
         file = place / identity(experiment) / "meta.json"
         if file.exists():
             return json.loads(file.read_text())["seconds"]
@@ -129,7 +127,8 @@ def load(experiment: Experiment, folder: Path) -> Model:
         )
     vae = VAE(experiment.data, experiment.network)
     vae.load_state_dict(load_file(file))  # copies into the float32 parameters
-    vae.to(training.device(), memory_format=torch.channels_last).eval().requires_grad_(False)
+    vae.to(training.device(), memory_format=training.memory_format(experiment.network))
+    vae.eval().requires_grad_(False)
     history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
     return Model(experiment, vae, history, meta, folder)
 

@@ -327,7 +327,7 @@ def map_of_notebooks() -> str:
     rows = []
     for notebook in NOTEBOOKS:
         needed = [config.PROFILES["demo"].experiments[name] for name in notebook.experiments]
-        trained = [models.recorded_seconds(e, (paths.SHIPPED,)) for e in needed]
+        trained = [models.recorded_seconds(e, "shipped") for e in needed]
         seconds = measured.get(notebook.name)
         rows.append(
             (

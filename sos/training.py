@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sos import paths
 from sos.config import Experiment, Network, Training
 from sos.networks import DIAGONAL_FLOOR
+from sos.progress import tqdm
 from sos.vae import VAE, Terms
 
 VERSION = 1  # bump when the same configuration no longer gives the same weights
@@ -83,6 +83,12 @@ def has_fast_bfloat16(where: torch.device) -> bool:
     return bool(capabilities.get("amx_bf16"))
 
 
+def memory_format(network: Network) -> torch.memory_format:
+    """channels_last, but not below 16 channels: there oneDNN's weight gradient of the strided 1x1
+    convolutions writes past a buffer and can end the process."""
+    return torch.channels_last if network.width >= 16 else torch.contiguous_format
+
+
 class Run:
     """A model in training with everything that a checkpoint has to hold."""
 
@@ -93,7 +99,7 @@ class Run:
             self.vae = VAE(experiment.data, experiment.network)
         with torch.no_grad():  # a mean that starts at the data's colour need not travel there
             self.vae.head.mean.bias.copy_(images.float().mean((0, 2, 3)) / 255)
-        self.vae.to(where, memory_format=torch.channels_last)
+        self.vae.to(where, memory_format=memory_format(experiment.network))
         self.optimiser = torch.optim.Adam(self.vae.parameters(), training.learning_rate)
         self.kl = Constraint(
             objective.kl_target, objective.damping, objective.multiplier_rate, where
@@ -177,6 +183,7 @@ def train(experiment: Experiment, images: Tensor, checkpoint: Path, line: int = 
         mean_only = run.step < training.pretraining
         run.kl.share = min(1.0, (run.step + 1) / max(training.kl_warmup, 1))
         x = batch(images, run.step, training)
+        x = x.contiguous(memory_format=memory_format(experiment.network))
         stream = generator("latent noise", training.seed, run.step, device=where)
         noise = torch.randn(len(x), run.vae.latent, generator=stream, device=where)
         if training.warm_release and run.step == training.pretraining:
@@ -252,4 +259,4 @@ def batch(images: Tensor, step: int, training: Training) -> Tensor:
     if training.flip:
         coins = torch.rand(len(x), generator=generator("flip", training.seed, step)) < 0.5
         x = torch.where(coins.to(x.device)[:, None, None, None], x.flip(-1), x)
-    return x.contiguous(memory_format=torch.channels_last)
+    return x

@@ -16,11 +16,11 @@ from types import ModuleType
 
 import numpy as np
 from joblib import Parallel, cpu_count, delayed
-from tqdm.auto import tqdm
 
 from sos import paths
 from sos.config import Data
 from sos.datasets import brains, faces, folder
+from sos.progress import tqdm
 
 SIMULATORS: dict[str, ModuleType] = {"faces": faces, "brains": brains}
 FIRST_INDEX = {"train": 0, "validation": 10_000_000, "test": 20_000_000}  # disjoint for ever
@@ -67,7 +67,11 @@ def simulator(data: Data) -> ModuleType:
     if data.name not in SIMULATORS:
         expected = ", ".join((*SIMULATORS, "folder"))
         raise ValueError(f"data.name is {data.name!r}; expected one of {expected}")
-    return SIMULATORS[data.name]
+    chosen = SIMULATORS[data.name]
+    if data.channels not in (1, chosen.CHANNELS):
+        expected = " or ".join(map(str, sorted({1, chosen.CHANNELS})))
+        raise ValueError(f"data.channels is {data.channels}; {data.name} have {expected}")
+    return chosen
 
 
 def identity(data: Data, split: str) -> str:
@@ -139,10 +143,12 @@ def read(target: Path) -> dict[str, np.ndarray] | None:
     """The arrays of `target` mapped into memory, or None when absent or not as written."""
     try:
         meta = json.loads((target / "meta.json").read_text())
+        if "images" not in meta:
+            return None
         if any(digest(target / f"{name}.npy") != m["sha256"] for name, m in meta.items()):
             return None
         return {name: np.load(target / f"{name}.npy", mmap_mode="r") for name in meta}
-    except (FileNotFoundError, ValueError, KeyError):
+    except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError):
         return None
 
 

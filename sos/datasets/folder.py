@@ -1,31 +1,29 @@
 """A folder of the user's own images, of any size, cropped and resized to what a model needs."""
 
 import hashlib
-import logging
 from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from sos.config import Data
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}  # the paper's (authors' data loaders)
 FEWEST = 100  # images below which neither training nor a Fréchet distance makes sense
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow's errors
 SHUFFLE_SEED = 42  # the authors'
-
-log = logging.getLogger(__name__)
 
 
 @cache
 def scan(folder: str) -> tuple[Path, ...]:
-    """All images below `folder`, in a fixed random order."""
+    """All images below `folder`, in a fixed random order; looked for once per process."""
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"--faces {folder}: not a folder; give one that holds images")
-    found = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES)
+    found = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
     if len(found) < FEWEST:
         kinds = " ".join(sorted(SUFFIXES))
         raise ValueError(
@@ -54,7 +52,7 @@ def fingerprint(data: Data, split: str) -> str:
 def describe(data: Data) -> str:
     """One line that says what is read and what is done to it."""
     found = scan(data.folder)
-    counts = Counter(Image.open(f).size for f in found[:50])
+    counts = Counter(upright(f).size for f in found[:50])
     (width, height), _ = counts.most_common(1)[0]
     others = f" and {len(counts) - 1} other sizes" if len(counts) > 1 else ""
     shares = ", ".join(f"{len(files(data, split))} {split}" for split in SHARES)
@@ -65,13 +63,24 @@ def describe(data: Data) -> str:
     )
 
 
-def read(file: Path, data: Data) -> np.ndarray:
-    """One image (C, H, W) as uint8: largest central crop of the aspect, antialiased resize."""
+def upright(file: Path) -> Image.Image:
+    """The picture as one sees it: turned as its camera says, on white where it is transparent."""
     try:
         with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB" if data.channels == 3 else "L")
-    except (UnidentifiedImageError, OSError) as error:
+            image = ImageOps.exif_transpose(opened)
+            if image.has_transparency_data:
+                white = Image.new("RGBA", image.size, "white")
+                return Image.alpha_composite(white, image.convert("RGBA"))
+            if image.mode.startswith("I;16"):  # Pillow would clip at 255 instead of scaling
+                return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+            return image
+    except UNREADABLE as error:
         raise ValueError(f"{file} cannot be read as an image ({error}): remove it") from error
+
+
+def read(file: Path, data: Data) -> np.ndarray:
+    """One image (C, H, W) as uint8: largest central crop of the aspect, antialiased resize."""
+    image = upright(file).convert("RGB" if data.channels == 3 else "L")
     scale = min(image.width / data.width, image.height / data.height)
     crop = np.array([data.width, data.height]) * scale
     corner = (np.array(image.size) - crop) / 2
