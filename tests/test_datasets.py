@@ -189,6 +189,34 @@ def test_an_interrupted_build_goes_on_from_its_blocks(simulated, monkeypatch):
     np.testing.assert_array_equal(images, expected)
 
 
+def test_two_that_draw_the_same_split_at_once_both_get_it(simulated, monkeypatch):
+    """The second begins while the first is in its second block, and finishes before it."""
+    monkeypatch.setattr(datasets, "BLOCK", 2)
+    expected = datasets.load_split(data(), "train").images.copy()
+    monkeypatch.setattr(paths, "CACHE", paths.CACHE / "other")
+    draw, second = Simulator.render, []
+
+    def render(self, index, height, width):
+        if index == 3 and not second:
+            second.append(None)
+            second[0] = datasets.load_split(data(), "train").images
+        return draw(self, index, height, width)
+
+    monkeypatch.setattr(Simulator, "render", render)
+    first = datasets.load_split(data(), "train").images
+    np.testing.assert_array_equal(first, expected)
+    np.testing.assert_array_equal(second[0], expected)
+
+
+def test_a_full_disk_is_reported(simulated, monkeypatch):
+    def write(target, arrays):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(datasets, "write", write)
+    with pytest.raises(OSError, match="no space"):
+        datasets.load_split(data(), "train")
+
+
 def test_several_processes_draw_the_same(monkeypatch):
     alone = datasets.load_split(data(), "train").images.copy()
     monkeypatch.setattr(paths, "CACHE", paths.CACHE / "other")
@@ -339,6 +367,7 @@ def test_an_unreadable_image_is_named(album, content):
         datasets.load_split(own(album), "train")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 @settings(max_examples=100, deadline=None)
 @given(
     suffix=st.sampled_from(["png", "jpg", "bmp", "tif", "webp"]),
@@ -352,10 +381,12 @@ def test_any_damaged_file_is_read_or_named(tmp_path_factory, suffix, cut, choice
     for _ in range(3 if content else 0):
         content[choice.randrange(len(content))] = choice.randrange(256)
     file.write_bytes(content)
-    try:
-        assert folder.read(file, data("folder", 8, 10)).shape == (3, 8, 10)
-    except ValueError as error:
-        assert str(file) in str(error)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)  # a wrong size must not fill memory
+        try:
+            assert folder.read(file, data("folder", 8, 10)).shape == (3, 8, 10)
+        except ValueError as error:
+            assert str(file) in str(error)
 
 
 @pytest.mark.parametrize("edit", ["added", "removed", "renamed", "rewritten"])

@@ -223,7 +223,7 @@ def test_history_and_record_are_complete(runs):
     assert meta["weights_sha256"] == datasets.digest(model.folder / "weights.safetensors")
     assert meta["seconds"] >= 0 and meta["torch"] == torch.__version__
     assert meta["threads"] == torch.get_num_threads() and meta["device"]
-    assert models.recorded_seconds(experiment(), (models.CACHE,)) == meta["seconds"]
+    assert models.recorded_seconds(experiment()) == meta["seconds"]
 
 
 def test_nothing_but_the_finished_model_stays_behind():

@@ -479,7 +479,6 @@ def test_a_small_sos_vae_reaches_both_of_its_targets(tmp_path):
 # ---------------------------------------------------------------------------- below torch
 
 
-@pytest.mark.xfail(reason="narrow networks are channels_last too", strict=False)
 def test_narrow_networks_stay_clear_of_onednns_overflow(tmp_path, monkeypatch):
     """oneDNN 3.13 and before write past a buffer in the weight gradient of a 1x1 convolution of
     stride 2 over fewer than 16 channels_last channels (uxlfoundation/oneDNN#6035)."""

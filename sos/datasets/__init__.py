@@ -52,7 +52,11 @@ def load_split(data: Data, split: str) -> Split:
         if target.exists():
             log.warning("%s is damaged: building it again", target)
             shutil.rmtree(target)
-        build(target, items(data, split), partial(make, data), f"{data.name} {split}")
+        try:
+            build(target, items(data, split), partial(make, data), f"{data.name} {split}")
+        except OSError:  # as when another process was at the same work and finished first
+            if read(target) is None:
+                raise
         arrays = read(target)
     names = () if data.name == "folder" else simulator(data).FACTORS
     return Split(arrays["images"], arrays.get("factors"), names)
