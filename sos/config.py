@@ -56,7 +56,7 @@ class Training:
     kl_warmup: int = 0  # steps over which ξ_KL rises from zero (Burgess et al., 2018)
     batch: int = 25  # images
     learning_rate: float = 1e-4  # Adam, default betas
-    decay: bool = False  # cosine decay of the learning rate to zero over each phase
+    decay: bool = False  # after pre-training, a warm-up and a cosine decay to zero
     warm_release: bool = False  # after pre-training, start the covariance at its right size
     span_gain: float = 0.0  # κ of `sos.vae.SpanGradient`; 0: the plain gradient, as the paper
     flip: bool = True  # mirror training images with probability one half

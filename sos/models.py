@@ -63,6 +63,8 @@ def load_or_train(experiment: Experiment, weights: str = "shipped", line: int = 
     if folder is None:
         folder = CACHE / identity(experiment)
         growing = CACHE / f"{folder.name}.{'fresh' if weights == 'fresh' else 'partial'}"
+        if steps_done(experiment, weights) == experiment.training.steps and folder.exists():
+            shutil.rmtree(growing)  # killed after `save`: that training is over
         images = torch.tensor(datasets.load_split(experiment.data, "train").images)
         run = training.train(experiment, images, growing / "checkpoint.pt", line)
         save(experiment, run, folder)

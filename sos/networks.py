@@ -150,7 +150,9 @@ class ObservationHead(nn.Module):
         self.mean = _head(width, channels, bias=0.5)
         self.factor = _head(width, rank * channels, bias=0.0) if rank else None
         inverse_softplus = math.log(math.expm1(DIAGONAL_FLOOR))
-        self.variance = None if diagonal else _head(width, channels, bias=inverse_softplus)
+        self.variance = (
+            None if diagonal is not None else _head(width, channels, bias=inverse_softplus)
+        )
 
     def forward(self, features: Tensor, mean_only: bool = False) -> LowRankNormal:
         with torch.autocast(features.device.type, enabled=False):
@@ -162,7 +164,7 @@ class ObservationHead(nn.Module):
             else:  # (batch, R·C, H, W) → (batch, R, S), seen as (batch, S, R) without a copy
                 factor = self.factor(features).contiguous().view(batch, self.rank, -1).mT
             if self.variance is None or mean_only:
-                diagonal = self.diagonal or DIAGONAL_FLOOR
+                diagonal = DIAGONAL_FLOOR if self.diagonal is None else self.diagonal
             else:
                 diagonal = (F.softplus(self.variance(features)) + DIAGONAL_FLOOR).flatten(1)
             return LowRankNormal(loc, factor, diagonal, validate_args=False)

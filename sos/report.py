@@ -58,7 +58,8 @@ def number(value: float | None, digits: int = 3) -> str:
         return NOT_RUN
     if value == 0:
         return "0"
-    decimals = max(digits - 1 - math.floor(math.log10(abs(value))), 0)
+    rounded = float(f"{abs(value):.{digits - 1}e}")  # 99.97 becomes 100 and has no decimal
+    decimals = max(digits - 1 - math.floor(math.log10(rounded)), 0)
     return f"{value:.{decimals}f}"
 
 
@@ -82,7 +83,9 @@ def write_table(name: str, profile: str, header: Sequence[str], rows: Sequence[S
 
 def latex(text: str) -> str:
     """Text with what is special to LaTeX escaped."""
-    symbols = {"β": "$\\beta$", "&": "\\&", "%": "\\%", "_": "\\_", "−": "$-$", "–": "--"}
+    symbols = {"β": "$\\beta$", "−": "$-$", "–": "--", "\\": "\\textbackslash{}"}
+    symbols |= {character: f"\\{character}" for character in "&%_#${}"}
+    symbols |= {character: f"\\{character}{{}}" for character in "~^"}
     return "".join(symbols.get(character, character) for character in text)
 
 

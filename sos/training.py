@@ -85,7 +85,7 @@ def has_fast_bfloat16(where: torch.device) -> bool:
 
 def memory_format(network: Network) -> torch.memory_format:
     """channels_last, but not below 16 channels: there oneDNN's weight gradient of the strided 1x1
-    convolutions writes past a buffer and can end the process."""
+    convolutions writes past a buffer and can end the process (uxlfoundation/oneDNN#6035)."""
     return torch.channels_last if network.width >= 16 else torch.contiguous_format
 
 
@@ -157,6 +157,14 @@ class Run:
         self.history.append(row)
         return row
 
+    def check_weights(self, checkpoint: Path) -> None:
+        """Raises FloatingPointError rather than have a checkpoint that can only fail again."""
+        if not all(parameter.isfinite().all() for parameter in self.vae.parameters()):
+            raise FloatingPointError(
+                f"weights stopped being finite by step {self.step}; {checkpoint}, if it exists, "
+                f"is the last good state"
+            )
+
 
 def train(experiment: Experiment, images: Tensor, checkpoint: Path, line: int = 0) -> Run:
     """Trains on uint8 `images` (N, C, H, W), saving its state to the file `checkpoint`.
@@ -171,40 +179,40 @@ def train(experiment: Experiment, images: Tensor, checkpoint: Path, line: int = 
     if checkpoint.exists():
         run.restore(checkpoint)
     run.vae.train()
-    bar = tqdm(
+    clock = time.perf_counter() - run.seconds
+    with tqdm(
         desc=experiment.name,
         initial=run.step,
         total=training.steps,
         unit="step",
         position=line or None,
-    )
-    clock = time.perf_counter() - run.seconds
-    while run.step < training.steps:
-        mean_only = run.step < training.pretraining
-        run.kl.share = min(1.0, (run.step + 1) / max(training.kl_warmup, 1))
-        x = batch(images, run.step, training)
-        x = x.contiguous(memory_format=memory_format(experiment.network))
-        stream = generator("latent noise", training.seed, run.step, device=where)
-        noise = torch.randn(len(x), run.vae.latent, generator=stream, device=where)
-        if training.warm_release and run.step == training.pretraining:
-            release(run, x)
-        with torch.autocast(where.type, torch.bfloat16, enabled=has_fast_bfloat16(where)):
-            terms = run.vae.terms(x, noise, mean_only, training.span_gain)
-        run.optimiser.param_groups[0]["lr"] = learning_rate(run.step, training)
-        run.optimiser.zero_grad()
-        run.loss(terms, mean_only).backward()
-        run.optimiser.step()
-        run.ascend(terms, mean_only)
-        run.step += 1
-        bar.update()
-        if run.step % LOG_EVERY == 0 or run.step == training.steps:
-            row = run.record(terms)
-            shown = ("nll_nats", "kl_nats", "rank_entropy_nats", "squared_error")
-            bar.set_postfix({name: f"{row[name]:.4g}" for name in shown})
-        if run.step % CHECKPOINT_EVERY == 0 or run.step == training.steps:
-            run.seconds = time.perf_counter() - clock
-            run.save(checkpoint)
-    bar.close()
+    ) as bar:
+        while run.step < training.steps:
+            mean_only = run.step < training.pretraining
+            run.kl.share = min(1.0, (run.step + 1) / max(training.kl_warmup, 1))
+            x = batch(images, run.step, training)
+            x = x.contiguous(memory_format=memory_format(experiment.network))
+            stream = generator("latent noise", training.seed, run.step, device=where)
+            noise = torch.randn(len(x), run.vae.latent, generator=stream, device=where)
+            if training.warm_release and run.step == training.pretraining:
+                release(run, x)
+            with torch.autocast(where.type, torch.bfloat16, enabled=has_fast_bfloat16(where)):
+                terms = run.vae.terms(x, noise, mean_only, training.span_gain)
+            run.optimiser.param_groups[0]["lr"] = learning_rate(run.step, training)
+            run.optimiser.zero_grad()
+            run.loss(terms, mean_only).backward()
+            run.optimiser.step()
+            run.ascend(terms, mean_only)
+            run.step += 1
+            bar.update()
+            if run.step % LOG_EVERY == 0 or run.step == training.steps:
+                row = run.record(terms)
+                shown = ("nll_nats", "kl_nats", "rank_entropy_nats", "squared_error")
+                bar.set_postfix({name: f"{row[name]:.4g}" for name in shown})
+            if run.step % CHECKPOINT_EVERY == 0 or run.step == training.steps:
+                run.seconds = time.perf_counter() - clock
+                run.check_weights(checkpoint)
+                run.save(checkpoint)
     run.vae.eval()
     return run
 
@@ -221,7 +229,13 @@ def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
     pca = PCA(network.rank, svd_solver="randomized", random_state=0).fit(flat)
     eigenvalues = pca.explained_variance_ / pca.explained_variance_ratio_.sum()
     ratios = np.maximum(eigenvalues / network.diagonal, 1)
-    return float(0.5 * np.log(ratios).sum()) - kl_target
+    left = float(0.5 * np.log(ratios).sum()) - kl_target
+    if left <= 0:
+        raise ValueError(
+            f"kl_target {kl_target:g} nats is more than the {left + kl_target:.1f} nats of rank "
+            f"entropy that the images have: lower it, or give rank_entropy_target a number"
+        )
+    return left
 
 
 @torch.no_grad()

@@ -76,6 +76,8 @@ class VAE(nn.Module):
         """The terms of equation 3 for images x (batch, C, H, W), with z = m + s·noise."""
         mean, std = self.encode(x)
         observation = self.decode(mean + std * noise, mean_only)
+        if span_gain and self.head.diagonal is None:
+            raise ValueError("span_gain needs a fixed diagonal, D = εI; set it to 0 for a learnt D")
         if span_gain and not mean_only:
             loc, factor = SpanGradient.apply(
                 observation.loc, observation.cov_factor, span_gain / self.head.diagonal

@@ -275,7 +275,9 @@ def test_effnet_distance_grows_with_blur(effnet):
     assert metrics.distance([real], [blurred], effnet, progress=False) > floor > 0
 
 
-def test_sharded_statistics_agree(effnet, capsys):
+def test_sharded_statistics_agree(effnet, capsys, monkeypatch):
+    monkeypatch.delenv("SOS_BATCH", raising=False)
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
     images = random_images(16, 20)
     whole = metrics.statistics_of([images], effnet, progress=False)
     shards = [metrics.statistics_of([part], effnet, progress=False) for part in images.split(7)]
