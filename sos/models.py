@@ -135,6 +135,12 @@ def load(experiment: Experiment, folder: Path) -> Model:
     return Model(experiment, vae, history, meta, folder)
 
 
+def provenance(models: dict[str, Model]) -> dict:
+    """What results were computed on, and the SHA-256 of the weights behind them."""
+    weights = {name: model.meta["weights_sha256"] for name, model in models.items()}
+    return {**machine(), "weights": weights}
+
+
 def machine() -> dict[str, str | int]:
     """What a result was computed on."""
     where = training.device()
