@@ -239,9 +239,11 @@ def table_1(profile: str) -> str:
 def scale_table(measured: dict) -> str:
     """Distance of μ + t(y - μ) to real images for t = 0, ½, 1."""
     header = ("model", "t = 0 (means)", "t = ½", "t = 1 (samples)")
-    kinds = ("means", "half_samples", "samples")
+    keys = [f"distance_{kind}" for kind in ("means", "half_samples", "samples")]
     rows = [
-        (title(k), *(number(n[f"distance_{w}"], 3) for w in kinds)) for k, n in measured.items()
+        (title(name), *(number(numbers[key], 3) for key in keys))
+        for name, numbers in measured.items()
+        if keys[1] in numbers
     ]
     return markdown_table(header, rows)
 
