@@ -338,6 +338,13 @@ class LowRankNormal(Distribution):
         new._validate_args = self._validate_args
         return new
 
+    def __getitem__(self, index) -> "LowRankNormal":
+        """The distributions at `index` of the batch, as views; p[0] of a batch (N,) is one."""
+        batch, diag = self.batch_shape, self._diag
+        return self._derived(
+            self.loc[index], self.cov_factor[index], diag.expand(batch + diag.shape[-1:])[index]
+        )
+
     @property
     def rank(self) -> int:
         """R."""

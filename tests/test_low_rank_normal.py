@@ -288,6 +288,25 @@ def test_kl_matches_dense(name):
     close(kl_divergence(p, p), torch.zeros(p.batch_shape).double(), 1e-9)
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in SHAPES if dense(LowRankNormal(*make(name))).batch_shape]
+)
+def test_items_of_a_batch_are_the_distributions_in_it(name):
+    p = LowRankNormal(*make(name))
+    value = torch.randn(p.event_shape, dtype=torch.float64)
+    for index in (0, -1, slice(0, 1)):
+        item = p[index]
+        close(item.log_prob(value), p.log_prob(value)[index])
+        close(covariance(item), covariance(p)[index])
+    assert (
+        p.condition(torch.tensor([0]), 1.0)[0]
+        .condition(torch.tensor([0]), 2.0)
+        .mean[..., 0]
+        .eq(2)
+        .all()
+    )
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_covariance_rows_and_influence_match_dense(name):
     p = LowRankNormal(*make(name))

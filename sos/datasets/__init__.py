@@ -102,10 +102,14 @@ def make(data: Data, item) -> dict[str, np.ndarray]:
     if data.name == "folder":
         return {"images": folder.read(item, data)}
     rendered = simulator(data).render(item, data.height, data.width)
-    image = rendered.image
+    return {"images": in_channels(data, rendered.image), "factors": rendered.factors}
+
+
+def in_channels(data: Data, image: np.ndarray) -> np.ndarray:
+    """A rendered picture (C, H, W) in as many channels as `data` has."""
     if data.channels == 1 and len(image) == 3:
-        image = np.rint(np.tensordot(LUMA, image, 1))[None].astype(np.uint8)
-    return {"images": image, "factors": rendered.factors}
+        return np.rint(np.tensordot(LUMA, image, 1))[None].astype(np.uint8)
+    return image
 
 
 def build(target: Path, items: Sequence, make: Callable, title: str) -> None:

@@ -1,0 +1,694 @@
+// An observation distribution y ~ N(mu, F diag(a)^2 F^T + D) in the browser: painting on it
+// (eq. 6-7), scaling its components (eq. 5), walking between its samples (eq. 4 and 8).
+//
+// One module for notebooks (anywidget calls `render`) and for pages without a server. The columns of
+// F (rank, values) are the principal components U diag(s) of the covariance factor; `a` scales them.
+// Values are channel-major; a pixel is row * width + column. All algebra is in float64 but the
+// arrays mu, F and D. sos/editing.py does the same in Python, and tests hold the two together.
+
+// ------------------------------------------------------------------------------- arrays and noise
+
+/** The numbers of a DataView: "float32" as they are, "float16" widened. */
+export function numbers(view, type) {
+  const bytes = view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength);
+  return type === "float16" ? Float32Array.from(new Uint16Array(bytes), half) : new Float32Array(bytes);
+}
+
+function half(bits) {
+  const sign = bits & 0x8000 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
+  if (exponent === 0) return sign * fraction * 2 ** -24;
+  if (exponent === 31) return fraction ? NaN : sign * Infinity;
+  return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+}
+
+/** `count` standard normal numbers that seed and stream determine, the same in editor.py. */
+export function gaussians(seed, stream, count) {
+  const result = new Float64Array(count);
+  const key = Math.imul(seed, 0x9e3779b9) ^ Math.imul(stream + 1, 0x85ebca6b);
+  for (let i = 0; i < count; i++) {
+    const radius = (scramble(key + 2 * i) + 0.5) / 4294967296;
+    const angle = scramble(key + 2 * i + 1) / 4294967296;
+    result[i] = Math.sqrt(-2 * Math.log(radius)) * Math.cos(2 * Math.PI * angle);
+  }
+  return result;
+}
+
+/** A bijection of 32-bit integers that leaves no pattern (the finaliser "lowbias32" of C. Wellons). */
+function scramble(x) {
+  x = Math.imul(x ^ (x >>> 16), 0x7feb352d);
+  x = Math.imul(x ^ (x >>> 15), 0x846ca68b);
+  return (x ^ (x >>> 16)) >>> 0;
+}
+
+// ---------------------------------------------------------------------------------------- algebra
+
+/** Pixels under a round brush along points [[x, y], ...]; what falls off the canvas is lost. */
+export function brush(points, size, height, width) {
+  const painted = new Set();
+  points.forEach(([fromX, fromY], k) => {
+    const [toX, toY] = points[Math.min(k + 1, points.length - 1)];
+    const alongX = toX - fromX, alongY = toY - fromY;
+    const length = alongX * alongX + alongY * alongY || 1;
+    const clip = (value, limit) => Math.max(0, Math.min(limit - 1, Math.floor(value)));
+    const [left, right] = [Math.min(fromX, toX) - size, Math.max(fromX, toX) + size];
+    const [top, bottom] = [Math.min(fromY, toY) - size, Math.max(fromY, toY) + size];
+    for (let row = clip(top, height); row <= clip(bottom, height); row++) {
+      for (let column = clip(left, width); column <= clip(right, width); column++) {
+        const x = column + 0.5, y = row + 0.5;
+        const t = Math.max(0, Math.min(1, ((x - fromX) * alongX + (y - fromY) * alongY) / length));
+        const offX = x - (fromX + t * alongX), offY = y - (fromY + t * alongY);
+        if (offX * offX + offY * offY <= (size * size) / 4) painted.add(row * width + column);
+      }
+    }
+    const row = Math.floor(fromY), column = Math.floor(fromX);
+    if (row >= 0 && row < height && column >= 0 && column < width) painted.add(row * width + column);
+  });
+  return [...painted].sort((a, b) => a - b);
+}
+
+/** (sin((1 - t) w) a + sin(t w) b) / sin w, w the angle between a and b (eq. 8). */
+export function slerp(a, b, t) {
+  const dot = (u, v) => u.reduce((sum, x, k) => sum + x * v[k], 0);
+  const cosine = dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
+  const angle = Math.acos(Math.max(-1, Math.min(1, cosine)));
+  const sine = Math.sin(angle);
+  const [p, q] = sine > 1e-6 ? [Math.sin((1 - t) * angle) / sine, Math.sin(t * angle) / sine] : [1 - t, t];
+  return a.map((x, k) => p * x + q * b[k]);
+}
+
+/** Solves K x = b for symmetric positive definite K (n, n), by its Cholesky factor L. */
+class Cholesky {
+  constructor(matrix, n) {
+    const L = (this.L = new Float64Array(n * n));
+    this.n = n;
+    for (let i = 0; i < n; i++) {
+      for (let j = 0; j <= i; j++) {
+        let sum = matrix[i * n + j];
+        for (let k = 0; k < j; k++) sum -= L[i * n + k] * L[j * n + k];
+        L[i * n + j] = i === j ? Math.sqrt(sum) : sum / L[j * n + j];
+      }
+    }
+  }
+
+  /** L^-1 b, in place. */
+  forward(b) {
+    for (let i = 0; i < this.n; i++) {
+      let sum = b[i];
+      for (let k = 0; k < i; k++) sum -= this.L[i * this.n + k] * b[k];
+      b[i] = sum / this.L[i * this.n + i];
+    }
+    return b;
+  }
+
+  /** L^-T b, in place. */
+  backward(b) {
+    for (let i = this.n - 1; i >= 0; i--) {
+      let sum = b[i];
+      for (let k = i + 1; k < this.n; k++) sum -= this.L[k * this.n + i] * b[k];
+      b[i] = sum / this.L[i * this.n + i];
+    }
+    return b;
+  }
+}
+
+/** A distribution and the edits on it. `edits` maps a pixel to its colour and noise variance. */
+export class Observation {
+  constructor({ shape, mean, factor, diag }) {
+    Object.assign(this, { shape, mean, factor, diag });
+    this.values = mean.length;
+    this.rank = factor.length / this.values;
+    this.pixels = shape[1] * shape[2];
+    this.scales = new Float64Array(this.rank).fill(1);
+    this.setNoise(new Float64Array(this.rank), 0);
+  }
+
+  variance(i) {
+    return this.diag[this.diag.length > 1 ? i : 0];
+  }
+
+  /** omega (rank) of the sample shown; the seed makes the noise of every value and of soft edits. */
+  setNoise(omega, seed) {
+    this.omega = Float64Array.from(omega);
+    this.noise = gaussians(seed, 1, this.values);
+    this.editNoise = gaussians(seed, 2, this.values);
+    this.setEdits(this.edits ?? new Map());
+  }
+
+  setEdits(edits) {
+    this.edits = new Map();
+    this.gram = new Float64Array(this.rank ** 2); // F2^T W F2, W = (D2 + T)^-1
+    this.pull = new Float64Array(this.rank); // F2^T W (b - mu2)
+    this.push = new Float64Array(this.rank); // F2^T W (noise of the values and of the edits)
+    edits.forEach((edit, pixel) => this.edit(pixel, edit));
+  }
+
+  /** One pixel takes a colour; what it had before no longer counts. */
+  edit(pixel, edit) {
+    if (this.edits.has(pixel)) this.accumulate(pixel, this.edits.get(pixel), -1);
+    this.accumulate(pixel, edit, 1);
+    this.edits.set(pixel, edit);
+  }
+
+  accumulate(pixel, { colour, variance }, sign) {
+    const { rank, values, factor, gram } = this, row = new Float64Array(rank);
+    colour.forEach((value, channel) => {
+      const i = channel * this.pixels + pixel, own = this.variance(i);
+      if (own + variance === 0) return; // fixed before: it takes the value and says nothing
+      const weight = sign / (own + variance);
+      const noise = Math.sqrt(own) * this.noise[i] + Math.sqrt(variance) * this.editNoise[i];
+      for (let r = 0; r < rank; r++) row[r] = factor[r * values + i];
+      for (let r = 0; r < rank; r++) {
+        const f = weight * row[r];
+        this.pull[r] += f * (value - this.mean[i]);
+        this.push[r] += f * noise;
+        for (let k = 0; k <= r; k++) gram[r * rank + k] += f * row[k];
+      }
+    });
+  }
+
+  /** Cholesky factor of K = I + diag(a) F2^T W F2 diag(a). */
+  solver() {
+    const { rank, gram, scales } = this, matrix = new Float64Array(rank * rank);
+    for (let r = 0; r < rank; r++) {
+      for (let k = 0; k <= r; k++) matrix[r * rank + k] = scales[r] * gram[r * rank + k] * scales[k];
+      matrix[r * rank + r] += 1;
+    }
+    return new Cholesky(matrix, rank);
+  }
+
+  /** The posterior mean of omega: K^-1 diag(a) pull. */
+  posteriorMean() {
+    const solver = this.solver();
+    return solver.backward(solver.forward(this.pull.map((x, r) => this.scales[r] * x)));
+  }
+
+  /** omega moved by the edits (Matheron's rule): a sample given the edits. */
+  posteriorSample() {
+    const { rank, gram, scales, omega } = this, solver = this.solver();
+    const right = new Float64Array(rank);
+    for (let r = 0; r < rank; r++) {
+      let explained = this.push[r];
+      for (let k = 0; k < rank; k++) {
+        explained += gram[k <= r ? r * rank + k : k * rank + r] * scales[k] * omega[k];
+      }
+      right[r] = scales[r] * (this.pull[r] - explained);
+    }
+    return solver.backward(solver.forward(right)).map((x, r) => x + omega[r]);
+  }
+
+  /** mu + F diag(a) omega, with the values' own noise where there is some. */
+  compose(omega, noise) {
+    const { values, factor, scales } = this, image = Float32Array.from(this.mean);
+    for (let r = 0; r < this.rank; r++) {
+      const weight = scales[r] * omega[r], start = r * values;
+      if (weight) for (let i = 0; i < values; i++) image[i] += weight * factor[start + i];
+    }
+    if (noise) for (let i = 0; i < values; i++) image[i] += Math.sqrt(this.variance(i)) * noise[i];
+    return image;
+  }
+
+  /** Between what the edits say and what the rest of the image says: exact edits get all. */
+  settle(image, editNoise) {
+    this.edits.forEach(({ colour, variance }, pixel) => {
+      colour.forEach((value, channel) => {
+        const i = channel * this.pixels + pixel, own = this.variance(i);
+        const kept = own + variance > 0 ? variance / (own + variance) : 0;
+        const wanted = editNoise ? value - Math.sqrt(variance) * editNoise[i] : value;
+        image[i] = kept * image[i] + (1 - kept) * wanted;
+      });
+    });
+    return image;
+  }
+
+  conditionalMean() {
+    return this.settle(this.compose(this.posteriorMean()));
+  }
+
+  conditionalSample() {
+    return this.settle(this.compose(this.posteriorSample(), this.noise), this.editNoise);
+  }
+
+  /** The variance of every value given the edits: f^T K^-1 f + d. */
+  conditionalVariance() {
+    const { rank, values, factor, scales } = this, solver = this.solver();
+    const result = new Float32Array(values), row = new Float64Array(rank);
+    for (let i = 0; i < values; i++) {
+      for (let r = 0; r < rank; r++) row[r] = scales[r] * factor[r * values + i];
+      solver.forward(row);
+      let sum = 0;
+      for (let r = 0; r < rank; r++) sum += row[r] * row[r];
+      result[i] = sum + this.variance(i);
+    }
+    this.edits.forEach(({ colour, variance }, pixel) => {
+      colour.forEach((_, channel) => {
+        const i = channel * this.pixels + pixel, own = this.variance(i);
+        const kept = own + variance > 0 ? variance / (own + variance) : 0;
+        result[i] = kept * kept * (result[i] - own) + kept * own;
+      });
+    });
+    return result;
+  }
+}
+
+/** The edits that strokes leave: of strokes that contradict each other the last one holds. */
+export function latest(strokes) {
+  const edits = new Map();
+  for (const { pixels, colour, std } of strokes) {
+    for (const pixel of pixels) edits.set(pixel, { colour, variance: std * std });
+  }
+  return edits;
+}
+
+// ------------------------------------------------------------------------------- drawing and parts
+
+/** An image (channels, height, width) in [0, 1] as opaque pixels of a canvas of that size. */
+function draw(canvas, image, [channels, height, width]) {
+  const picture = new ImageData(width, height), pixels = width * height;
+  for (let i = 0; i < pixels; i++) {
+    for (let c = 0; c < 3; c++) picture.data[4 * i + c] = 255 * image[(channels > 1 ? c : 0) * pixels + i] + 0.5;
+    picture.data[4 * i + 3] = 255;
+  }
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+}
+
+/** Dark violet to yellow, opaque where there is much of it. */
+function heat(canvas, share, [, height, width]) {
+  const stops = [[13, 8, 135], [126, 3, 168], [204, 71, 120], [248, 149, 64], [240, 249, 33]];
+  const picture = new ImageData(width, height);
+  share.forEach((x, i) => {
+    const place = Math.max(0, Math.min(1, x)) * 4, k = Math.min(3, Math.floor(place));
+    for (let c = 0; c < 3; c++) picture.data[4 * i + c] = stops[k][c] + (place - k) * (stops[k + 1][c] - stops[k][c]);
+    picture.data[4 * i + 3] = 215;
+  });
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+}
+
+/** An element with properties, listeners (on...), attributes (the rest) and children. */
+function make(tag, options = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(options)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name in element && name !== "list") element[name] = value;
+    else element.setAttribute(name, value);
+  }
+  element.append(...children);
+  return element;
+}
+
+let made = 0; // labels need ids that no other widget on the page has
+
+/** A labelled slider; `show` makes the text beside it. */
+function slider(text, options, show, oninput) {
+  const id = `sos-${++made}`, output = make("output", { htmlFor: id });
+  const input = make("input", { type: "range", id, ...options, oninput: () => oninput(+input.value) });
+  const set = (value) => {
+    input.value = value;
+    output.textContent = show(value);
+    input.setAttribute("aria-valuetext", `${text} ${output.textContent}`);
+  };
+  set(options.value);
+  return { element: make("label", { className: "sos-row", htmlFor: id }, make("span", {}, text), input, output), set };
+}
+
+function observationOf(model) {
+  const type = model.get("dtype");
+  const [mean, factor, diag] = ["mean", "factor", "diag"].map((name) => numbers(model.get(name), type));
+  const p = new Observation({ shape: model.get("shape"), mean, factor, diag });
+  p.setNoise(model.get("omega"), model.get("seed"));
+  return p;
+}
+
+/** Calls `work` once per frame however often it is asked. */
+function perFrame(work) {
+  let waiting = false;
+  return () => {
+    if (!waiting) requestAnimationFrame(() => { waiting = false; work(); });
+    waiting = true;
+  };
+}
+
+/** Runs `work` when one of the named traits changes; returns what ends that. */
+function watch(model, names, work) {
+  names.forEach((name) => model.on(`change:${name}`, work));
+  return () => names.forEach((name) => model.off(`change:${name}`, work));
+}
+
+const DISTRIBUTION = ["mean", "factor", "diag", "shape", "dtype"];
+
+function set(model, changes) {
+  for (const [name, value] of Object.entries(changes)) model.set(name, value);
+  model.save_changes();
+}
+
+/** Canvases on top of each other, `zoom` screen pixels to a pixel; the last one is for hands. */
+function stage(count, label) {
+  const canvases = Array.from({ length: count }, () => make("canvas"));
+  const top = canvases[count - 1];
+  Object.assign(top, { tabIndex: 0 });
+  top.setAttribute("role", "application");
+  top.setAttribute("aria-label", label);
+  const element = make("div", { className: "sos-stage" }, ...canvases);
+  const resize = ([, height, width], zoom) => {
+    for (const canvas of canvases) Object.assign(canvas, { height, width });
+    Object.assign(element.style, { width: `${width * zoom}px`, height: `${height * zoom}px` });
+  };
+  return { element, canvases, top, resize };
+}
+
+/** Where an event lies on an element, as shares of its width and height. */
+function place(event, element) {
+  const box = element.getBoundingClientRect();
+  return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+}
+
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+// ----------------------------------------------------------------------------------------- editor
+
+const KEYS = "Arrow keys move the brush, with Shift by five pixels; Space paints; Control Z takes back.";
+
+function renderEditor({ model, el }) {
+  const get = (name) => model.get(name);
+  const board = stage(3, `Canvas to paint on. ${KEYS}`);
+  const [picture, overlay] = board.canvases;
+  let p, image, largest; // the distribution, what is shown, the largest variance before any edit
+  let path = null, painted = null; // the stroke in progress
+  let cursor = null; // [x, y] of the brush in pixels
+  let picking = false;
+
+  // What the strokes say, and the picture that follows from it.
+
+  const strokes = () => get("strokes").slice(0, get("position"));
+  const refresh = perFrame(() => {
+    const began = performance.now();
+    image = get("view") === "sample" ? p.conditionalSample() : p.conditionalMean();
+    draw(picture, image, p.shape);
+    overlay.hidden = !get("uncertainty");
+    if (get("uncertainty")) heat(overlay, spread().map((x) => x / largest), p.shape);
+    board.element.dispatchEvent(new CustomEvent("sos-drawn", { bubbles: true, detail: performance.now() - began }));
+    tell();
+  });
+
+  /** Standard deviation of every pixel, over its channels. */
+  function spread() {
+    const variance = p.conditionalVariance(), result = new Float64Array(p.pixels);
+    variance.forEach((x, i) => (result[i % p.pixels] += x / p.shape[0]));
+    return result.map(Math.sqrt);
+  }
+
+  function tell() {
+    const length = Math.hypot(...p.posteriorMean()), typical = Math.sqrt(p.rank);
+    const count = strokes().length, size = p.edits.size;
+    status.textContent = size
+      ? `${count} stroke${count === 1 ? "" : "s"}, ${size} pixel${size === 1 ? "" : "s"} edited. ` +
+        `They ask for noise of length ${length.toFixed(1)}; a random draw has about ${typical.toFixed(1)}` +
+        (length > 2 * typical ? ": the model finds this edit unlikely, and softer strokes may help." : ".")
+      : "Paint on the picture: the rest follows.";
+  }
+
+  function load() {
+    p = observationOf(model);
+    p.scales = Float64Array.from(get("scales"));
+    largest = Math.max(...spread()) || 1;
+    board.resize(p.shape, get("zoom"));
+    components.replaceChildren(...componentSliders());
+    tools.replaceChildren(...colourTools());
+    rebuild();
+  }
+
+  function rebuild() {
+    p.setEdits(latest(strokes()));
+    undo.disabled = get("position") === 0;
+    redo.disabled = get("position") >= get("strokes").length;
+    reset.disabled = undo.disabled && redo.disabled;
+    refresh();
+  }
+
+  // Painting, by pointer (mouse, pen, touch) or keyboard.
+
+  const edit = () => ({ colour: get("colour"), variance: get("std") ** 2 });
+
+  function extend(point) {
+    const [, height, width] = p.shape;
+    for (const pixel of brush([path ?? point, point], get("brush"), height, width)) {
+      if (!painted.has(pixel)) p.edit(pixel, edit());
+      painted.add(pixel);
+    }
+    path = point;
+    refresh();
+  }
+
+  function finish() {
+    if (painted?.size) {
+      const pixels = [...painted].sort((a, b) => a - b);
+      const all = [...strokes(), { pixels, colour: get("colour"), std: get("std") }];
+      set(model, { strokes: all, position: all.length });
+    }
+    path = painted = null;
+  }
+
+  function cancel() {
+    path = painted = null;
+    rebuild();
+  }
+
+  function pick([x, y]) {
+    const [channels, height, width] = p.shape, [column, row] = [Math.floor(x), Math.floor(y)];
+    if (row < 0 || row >= height || column < 0 || column >= width) return;
+    const pixel = row * width + column;
+    const clip = (value) => Math.round(255 * Math.max(0, Math.min(1, value))) / 255;
+    set(model, { colour: Array.from({ length: channels }, (_, c) => clip(image[c * p.pixels + pixel])) });
+    usePicker(false);
+  }
+
+  function usePicker(on) {
+    picking = on;
+    picker.setAttribute("aria-pressed", on);
+    board.top.style.cursor = on ? "copy" : "crosshair";
+  }
+
+  /** The brush where it would paint; nothing of this is part of the image. */
+  function mark() {
+    const context = board.top.getContext("2d"), [channels, height, width] = p.shape;
+    context.clearRect(0, 0, width, height);
+    if (!cursor || picking) return;
+    const [red, green, blue] = get("colour").map((x) => 255 * x), colour = channels > 1 ? [red, green, blue] : [red, red, red];
+    context.fillStyle = `rgb(${colour})`;
+    for (const pixel of brush([cursor], get("brush"), height, width)) {
+      context.fillRect(pixel % width, Math.floor(pixel / width), 1, 1);
+    }
+  }
+
+  const pointOf = (event) => {
+    const [x, y] = place(event, board.top);
+    return [x * p.shape[2], y * p.shape[1]];
+  };
+  const listen = (type, work) => board.top.addEventListener(type, work);
+  listen("pointerdown", (event) => {
+    if (event.button !== 0 || !event.isPrimary) return;
+    if (picking || event.altKey) return pick(pointOf(event));
+    board.top.setPointerCapture(event.pointerId);
+    painted = new Set();
+    extend(pointOf(event));
+  });
+  listen("pointermove", (event) => {
+    if (!event.isPrimary) return;
+    cursor = pointOf(event);
+    if (painted) extend(cursor);
+    mark();
+  });
+  listen("pointerup", finish);
+  listen("pointercancel", cancel);
+  listen("pointerleave", () => { cursor = null; mark(); });
+  listen("blur", () => { cursor = null; mark(); });
+  listen("keydown", (event) => {
+    const [, height, width] = p.shape, command = event.ctrlKey || event.metaKey;
+    if (event.key in ARROWS) {
+      const [x, y] = ARROWS[event.key], step = event.shiftKey ? 5 : 1;
+      const [column, row] = (cursor ?? [width / 2, height / 2]).map(Math.floor);
+      const move = (from, by, limit) => Math.max(0, Math.min(limit - 1, from + by * step)) + 0.5;
+      cursor = [move(column, x, width), move(row, y, height)];
+      status.textContent = `Brush at row ${Math.floor(cursor[1])}, column ${Math.floor(cursor[0])}.`;
+    } else if ((event.key === " " || event.key === "Enter") && !command) {
+      cursor ??= [width / 2, height / 2];
+      if (picking) pick(cursor);
+      else painted = new Set(), extend(cursor), finish();
+    } else if (event.key === "Escape") {
+      cancel();
+    } else if (command && ["z", "y"].includes(event.key.toLowerCase())) {
+      step(event.shiftKey || event.key.toLowerCase() === "y" ? 1 : -1);
+    } else return;
+    event.preventDefault();
+    mark();
+  });
+
+  const step = (by) => {
+    const position = get("position") + by;
+    if (position >= 0 && position <= get("strokes").length) set(model, { position });
+  };
+
+  // The controls.
+
+  const button = (text, title, onclick) => make("button", { type: "button", title, onclick }, text);
+  const undo = button("Undo", "Take back the last stroke (Control Z)", () => step(-1));
+  const redo = button("Redo", "Bring back the stroke that was taken back (Control Y)", () => step(1));
+  const reset = button("Reset", "Remove all strokes", () => set(model, { strokes: [], position: 0 }));
+  const picker = button("Pick", "Take the colour of a pixel: click it, or Alt-click at any time", () => usePicker(!picking));
+  const status = make("div", { className: "sos-status", role: "status" });
+  const tools = make("div", { className: "sos-tools" }), components = make("div", { className: "sos-components" });
+  const group = `sos-${++made}`;
+  const views = ["mean", "sample"].map((view) =>
+    make("input", { type: "radio", name: group, value: view, onchange: () => set(model, { view }) }));
+  const uncertainty = make("input", { type: "checkbox", onchange: () => set(model, { uncertainty: uncertainty.checked }) });
+  const newSample = button("New sample", "Show another sample given the edits", () => {
+    const seed = Math.floor(Math.random() * 2 ** 31);
+    set(model, { view: "sample", seed, omega: Array.from(gaussians(seed, 0, p.rank)) });
+  });
+  const magnify = (by) => set(model, { zoom: Math.max(1, Math.min(16, get("zoom") + by)) });
+  const save = button("Save PNG", "Save the picture as it is shown, a pixel for a pixel", () => {
+    const link = make("a", { href: picture.toDataURL("image/png"), download: "sos.png" });
+    link.click();
+  });
+
+  const hex = (x) => Math.round(255 * x).toString(16).padStart(2, "0");
+  let sliders = []; // the elements below that follow the model: functions
+  function colourTools() {
+    const gray = p.shape[0] === 1, decimals = (x) => x.toFixed(2);
+    const size = slider("Brush", { min: 1, max: 10, step: 1, value: get("brush") },
+      (x) => `${x} px`, (x) => set(model, { brush: x }));
+    const std = slider("Softness", { min: 0, max: 0.3, step: 0.01, value: get("std"),
+      title: "Standard deviation of the edit's noise; 0: the pixels take exactly this colour" },
+      (x) => (+x ? decimals(+x) : "exact"), (x) => set(model, { std: x }));
+    const colour = gray
+      ? slider("Gray", { min: 0, max: 1, step: 0.01, value: get("colour")[0] }, (x) => decimals(+x), (x) => set(model, { colour: [x] }))
+      : { element: null, set: null };
+    if (!gray) {
+      const input = make("input", { type: "color", oninput: () =>
+        set(model, { colour: [1, 3, 5].map((k) => parseInt(input.value.slice(k, k + 2), 16) / 255) }) });
+      colour.element = make("label", { className: "sos-row" }, make("span", {}, "Colour"), input);
+      colour.set = () => { input.value = `#${get("colour").map(hex).join("")}`; };
+      colour.set();
+    }
+    sliders = [() => size.set(get("brush")), () => std.set(get("std")), () => colour.set(get("colour")[0])];
+    return [size.element, colour.element, std.element];
+  }
+
+  let scaleSliders = [];
+  function componentSliders() {
+    scaleSliders = Array.from({ length: p.rank }, (_, r) =>
+      slider(`${r + 1}`, { min: -5, max: 5, step: 0.1, value: get("scales")[r], title: `Scale of component ${r + 1}` },
+        (x) => (+x).toFixed(1),
+        (x) => set(model, { view: "sample", scales: get("scales").map((old, k) => (k === r ? x : old)) })));
+    const back = button("All to 1", "Every component at its own size", () => set(model, { scales: get("scales").map(() => 1) }));
+    return [...scaleSliders.map((one) => one.element), back];
+  }
+
+  function follow() {
+    sliders.forEach((work) => work());
+    scaleSliders.forEach((one, r) => one.set(get("scales")[r]));
+    views.forEach((input) => (input.checked = input.value === get("view")));
+    uncertainty.checked = get("uncertainty");
+  }
+
+  el.classList.add("sos");
+  el.setAttribute("data-lm-suppress-shortcuts", "true"); // arrow keys are ours, not JupyterLab's
+  el.append(
+    make("div", { className: "sos-left" }, board.element, status),
+    make("div", { className: "sos-right", role: "group", "aria-label": "Tools" },
+      make("fieldset", {}, make("legend", {}, "Show"),
+        ...views.map((input) => make("label", {}, input, ` ${input.value}`)),
+        newSample, make("label", {}, uncertainty, " uncertainty")),
+      tools,
+      make("div", { className: "sos-buttons" }, picker, undo, redo, reset,
+        button("\u2212", "Smaller picture", () => magnify(-1)), button("+", "Larger picture", () => magnify(1)), save),
+      make("details", {}, make("summary", {}, "Components (eq. 5)"), components)));
+  const stops = [
+    watch(model, DISTRIBUTION, perFrame(load)),
+    watch(model, ["strokes", "position"], rebuild),
+    watch(model, ["omega", "seed"], () => { p.setNoise(get("omega"), get("seed")); refresh(); }),
+    watch(model, ["scales"], () => { p.scales = Float64Array.from(get("scales")); refresh(); }),
+    watch(model, ["view", "uncertainty"], refresh),
+    watch(model, ["zoom"], () => { board.resize(p.shape, get("zoom")); refresh(); }),
+    watch(model, ["brush", "colour", "std", "view", "uncertainty", "scales"], follow),
+  ];
+  load();
+  follow();
+  return () => stops.forEach((stop) => stop());
+}
+
+// ---------------------------------------------------------------------- the pad between four samples
+
+function renderPad({ model, el }) {
+  const get = (name) => model.get(name);
+  const board = stage(1, "The picture between the four corners");
+  const thumbnails = ["top left", "top right", "bottom left", "bottom right"].map((label) =>
+    make("canvas", { role: "img", "aria-label": `${label} corner` }));
+  const handle = make("div", { className: "sos-handle" });
+  const pad = make("div", { className: "sos-pad", tabIndex: 0, role: "application",
+    "aria-label": "Place between the corners. Arrow keys move it." }, ...thumbnails, handle);
+  let p;
+
+  const noiseAt = (x, y) => {
+    const [a, b, c, d] = get("corners");
+    return slerp(slerp(a, b, x), slerp(c, d, x), y);
+  };
+  const refresh = perFrame(() => {
+    const began = performance.now();
+    draw(board.canvases[0], p.compose(noiseAt(get("x"), get("y")), p.noise), p.shape);
+    Object.assign(handle.style, { left: `${100 * get("x")}%`, top: `${100 * get("y")}%` });
+    across.set(get("x")), down.set(get("y"));
+    board.element.dispatchEvent(new CustomEvent("sos-drawn", { bubbles: true, detail: performance.now() - began }));
+  });
+  function load() {
+    p = observationOf(model);
+    board.resize(p.shape, get("zoom"));
+    corners();
+  }
+  function corners() {
+    thumbnails.forEach((canvas, k) => {
+      Object.assign(canvas, { height: p.shape[1], width: p.shape[2] });
+      draw(canvas, p.compose(get("corners")[k], p.noise), p.shape);
+    });
+    refresh();
+  }
+  const clip = (value) => Math.max(0, Math.min(1, value));
+  const go = (x, y) => set(model, { x: clip(x), y: clip(y) });
+  const show = (value) => (+value).toFixed(2);
+  const across = slider("t, left to right", { min: 0, max: 1, step: 0.01, value: get("x") }, show, (x) => go(x, get("y")));
+  const down = slider("t, top to bottom", { min: 0, max: 1, step: 0.01, value: get("y") }, show, (y) => go(get("x"), y));
+  pad.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0 || !event.isPrimary) return;
+    pad.setPointerCapture(event.pointerId);
+    go(...place(event, pad));
+  });
+  pad.addEventListener("pointermove", (event) => {
+    if (pad.hasPointerCapture(event.pointerId)) go(...place(event, pad));
+  });
+  pad.addEventListener("keydown", (event) => {
+    if (!(event.key in ARROWS)) return;
+    const [x, y] = ARROWS[event.key], step = event.shiftKey ? 0.1 : 0.02;
+    go(get("x") + x * step, get("y") + y * step);
+    event.preventDefault();
+  });
+  const again = make("button", { type: "button", onclick: () => {
+    const seed = Math.floor(Math.random() * 2 ** 31), all = gaussians(seed, 0, 4 * p.rank);
+    set(model, { corners: [0, 1, 2, 3].map((k) => Array.from(all.slice(k * p.rank, (k + 1) * p.rank))) });
+  } }, "New corners");
+
+  el.classList.add("sos");
+  el.setAttribute("data-lm-suppress-shortcuts", "true");
+  el.append(make("div", { className: "sos-left" }, board.element),
+    make("div", { className: "sos-right", role: "group", "aria-label": "Interpolation" }, pad, across.element, down.element, again));
+  const stops = [
+    watch(model, DISTRIBUTION, perFrame(load)),
+    watch(model, ["corners"], () => corners()),
+    watch(model, ["x", "y"], refresh),
+    watch(model, ["zoom"], () => { board.resize(p.shape, get("zoom")); refresh(); }),
+  ];
+  load();
+  return () => stops.forEach((stop) => stop());
+}
+
+export default {
+  render: (context) => (context.model.get("kind") === "pad" ? renderPad : renderEditor)(context),
+};

@@ -1,0 +1,59 @@
+"""The editor and the pad as one HTML file that needs neither server nor network."""
+
+import base64
+import html
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from sos import paths
+from sos.editing import Shape, check_shape
+from sos.low_rank_normal import LowRankNormal
+from sos.widgets.pictures import comfortable_zoom
+from sos.widgets.surface import HERE, MODULE, STYLE, arrays, default_colour, gaussians
+
+TEMPLATE = HERE / "page.html"
+
+
+def export_page(
+    target: Path | str,
+    distributions: Mapping[str, LowRankNormal],
+    shape: Shape,
+    title: str,
+    about: str = "",
+    std: float = 0.0,
+) -> Path:
+    """Writes `distributions`, named, with sliders, brush and pad into a page of its own.
+
+    Arrays are stored in half precision, 2 (R + 2) bytes and a third per value. `std` is the
+    softness of strokes that the page starts with. Raises ValueError for a wrong shape.
+    """
+    if not distributions:
+        raise ValueError("distributions is empty: give at least one, by name")
+    entries = [entry(name, seed, p, shape) for seed, (name, p) in enumerate(distributions.items())]
+    state = {
+        "shape": list(shape), "dtype": "float16", "zoom": comfortable_zoom(shape),
+        "view": "mean", "uncertainty": False, "brush": 3, "std": std,
+        "colour": default_colour(shape), "x": 0.5, "y": 0.5,
+    }  # fmt: skip
+    parts = {
+        "TITLE": html.escape(title), "ABOUT": html.escape(about),
+        "STYLE": STYLE.read_text(encoding="utf-8"), "MODULE": MODULE.read_text(encoding="utf-8"),
+        "DATA": json.dumps({"state": state, "distributions": entries}).replace("</", "<\\/"),
+    }  # fmt: skip
+    text = TEMPLATE.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        text = text.replace(f"{{{{{name}}}}}", part)
+    paths.write_text(Path(target), text)
+    return Path(target)
+
+
+def entry(name: str, seed: int, p: LowRankNormal, shape: Shape) -> dict:
+    """What the page knows of one distribution."""
+    check_shape(p, shape)
+    encoded = {k: base64.b64encode(v).decode() for k, v in arrays(p, "float16").items()}
+    corners = gaussians(seed, 0, 4 * p.rank).reshape(4, p.rank)
+    return encoded | {
+        "name": name, "seed": seed, "scales": [1.0] * p.rank,
+        "omega": corners[0].round(4).tolist(), "corners": corners.round(4).tolist(),
+    }  # fmt: skip

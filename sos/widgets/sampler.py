@@ -1,0 +1,221 @@
+"""Samples under sliders, in plain ipywidgets: one slider per principal component (§4.3, eq. 5)."""
+
+from collections.abc import Callable
+
+import ipywidgets as widgets
+import torch
+from torch import Tensor
+
+from sos import editing
+from sos.editing import Shape
+from sos.low_rank_normal import LowRankNormal, slerp
+from sos.plots import tile
+from sos.vae import VAE
+from sos.widgets.pictures import Still, comfortable_zoom, png
+from sos.widgets.surface import Editor
+
+REACH = 5.0  # sliders and tiles run from -REACH to REACH
+VIEWS = ("one sample", "100 samples", "all components")
+
+
+def button(text: str, tooltip: str, work: Callable[[], None]) -> widgets.Button:
+    made = widgets.Button(description=text, tooltip=tooltip, layout=widgets.Layout(width="auto"))
+    made.on_click(lambda _: work())
+    return made
+
+
+class Sampler(Still, widgets.HBox):
+    """One sample of a distribution, and a slider for each principal component.
+
+        sampler = Sampler(p, shape)  # show it; then, in another cell:
+        sampler.distribution         # p with its components scaled, a LowRankNormal
+        sampler.image()              # what is shown
+        sampler.editor()             # paint on it
+
+    Sliders start at 1, the model's own sample. `new_latent` draws another p, for a button of its
+    own; `noise_factor` (R,) and `noise_diag` (S,) are the noise of the sample shown first.
+    """
+
+    def __init__(
+        self,
+        p: LowRankNormal,
+        shape: Shape,
+        new_latent: Callable[[], LowRankNormal] | None = None,
+        seed: int = 0,
+    ):
+        self.shape = tuple(shape)
+        self._stream, self._quiet = torch.Generator().manual_seed(seed), False
+        self.noise_factor = torch.randn(p.rank, generator=self._stream)
+        self.noise_diag = torch.randn(p.event_shape, generator=self._stream)
+        self._zoom = comfortable_zoom(self.shape)
+        self.sliders = [
+            widgets.FloatSlider(
+                1.0, min=-REACH, max=REACH, step=0.1, description=f"{number + 1}",
+                readout_format=".1f", tooltip=f"scale of component {number + 1}",
+                layout=widgets.Layout(width="auto", min_width="0"),
+                style={"description_width": "22px"},
+            )
+            for number in range(p.rank)
+        ]  # fmt: skip
+        self.view = widgets.ToggleButtons(
+            options=VIEWS, tooltips=[f"show {view}" for view in VIEWS],
+            style={"button_width": "auto"},
+        )  # fmt: skip
+        self._picture = widgets.Image(format="png", layout=widgets.Layout(object_fit="contain"))
+        buttons = [
+            button("New sample", "new noise, the same distribution", self.new_sample),
+            button("Reset", "all sliders to 1, the model's own sample", self.reset),
+        ]
+        if new_latent is not None:
+            tip = "another latent code: one decoder pass"
+            work = lambda: self.show_distribution(new_latent())  # noqa: E731
+            buttons.insert(1, button("New latent", tip, work))
+        grid = widgets.GridBox(
+            self.sliders,
+            layout=widgets.Layout(grid_template_columns="repeat(2, 250px)", grid_gap="0 8px"),
+        )
+        left = widgets.VBox([self._picture, widgets.HBox(buttons), self.view])
+        super().__init__([left, grid], layout=widgets.Layout(flex_flow="row wrap"))
+        for slider in (*self.sliders, self.view):
+            slider.observe(lambda _: self.draw(), "value")
+        self.show_distribution(p)
+
+    def show_distribution(self, p: LowRankNormal) -> None:
+        """Puts another distribution of the same shape and rank under the sliders."""
+        editing.check_shape(p, self.shape)
+        if p.rank != len(self.sliders):
+            raise ValueError(f"the distribution must have rank {len(self.sliders)}, not {p.rank}")
+        self._p = p
+        self._components = p.principal_components()
+        self._factor = (self._components.directions * self._components.scales).mT  # (R, S)
+        self.draw()
+
+    @property
+    def scales(self) -> Tensor:
+        """The sliders (R,)."""
+        return torch.tensor([slider.value for slider in self.sliders])
+
+    @property
+    def distribution(self) -> LowRankNormal:
+        """P V diag(a) Vᵀ in place of P (eq. 5)."""
+        return self._p.scale_components(self.scales)
+
+    def samples(self, scales: Tensor, noise_factor: Tensor) -> Tensor:
+        """μ + U diag(s a) Vᵀω_p + √D ω_d, images (..., C, H, W) for scales and noises (..., R)."""
+        p, rotation = self._p, self._components.rotation
+        own = noise_factor.to(rotation) @ rotation * scales.to(rotation)
+        still = p.loc + p.cov_diag.sqrt() * self.noise_diag.to(p.loc)
+        return (still + own.to(p.loc) @ self._factor).unflatten(-1, self.shape)
+
+    def image(self) -> Tensor:
+        """The sample under the sliders (C, H, W)."""
+        return self.samples(self.scales, self.noise_factor)
+
+    def draw(self) -> None:
+        """Renews the picture."""
+        if self._quiet:
+            return
+        shown, zoom = self.image(), self._zoom
+        if self.view.value == "100 samples":
+            noise = torch.randn(100, self._p.rank, generator=torch.Generator().manual_seed(0))
+            shown, zoom = sheet(self.samples(self.scales, noise), 10), 1
+        elif self.view.value == "all components":
+            shown, zoom = sheet(self.tiles(), 11), 1
+        height, width = shown.shape[1:]
+        self._picture.layout.max_width = f"{width * zoom}px"
+        self._picture.value = png(shown, zoom)
+
+    def tiles(self) -> Tensor:
+        """Each component from -5 to 5 while the others stay at their sliders: (R·11, C, H, W)."""
+        scales = self.scales.expand(len(self.sliders), 11, -1).clone()
+        for number in range(len(self.sliders)):
+            scales[number, :, number] = torch.linspace(-REACH, REACH, 11)
+        return self.samples(scales, self.noise_factor).flatten(0, 1)
+
+    def new_sample(self) -> None:
+        """Draws new noise."""
+        self.noise_factor = torch.randn(self._p.rank, generator=self._stream)
+        self.noise_diag = torch.randn(self._p.event_shape, generator=self._stream)
+        self.draw()
+
+    def reset(self) -> None:
+        """All sliders to 1."""
+        self._quiet = True
+        for slider in self.sliders:
+            slider.value = 1.0
+        self._quiet = False
+        self.draw()
+
+    def editor(self, **traits) -> Editor:
+        """An editor on the current distribution that shows the current sample."""
+        traits = {"view": "sample"} | traits
+        return Editor(self.distribution, self.shape, noise_factor=self.noise_factor, **traits)
+
+    def still(self) -> bytes:
+        return png(self.image(), self._zoom)
+
+
+class VAESampler(Still, widgets.VBox):
+    """Two latent codes, a slider between them (eq. 8), and a `Sampler` for what lies there.
+
+    Every move of the slider is one decoder pass. `sampler` and `z` hold the state.
+    """
+
+    def __init__(self, vae: VAE, seed: int = 0):
+        self.vae, self._stream = vae, torch.Generator().manual_seed(seed)
+        self.ends = [self._new(), self._new()]
+        self.t = widgets.FloatSlider(
+            0.5, min=0, max=1, step=0.01, description="t", tooltip="from left to right",
+            layout=widgets.Layout(width="500px"),
+        )  # fmt: skip
+        self.sampler = Sampler(self._decode(self.z), vae.image_shape, seed=seed)
+        self._pictures = [widgets.Image(format="png") for _ in self.ends]
+        sides = [
+            widgets.VBox(
+                [
+                    picture,
+                    button(f"New {side} code", "one decoder pass", lambda k=k: self.renew(k)),
+                ],
+                layout=widgets.Layout(align_items="center"),
+            )
+            for k, (side, picture) in enumerate(zip(("left", "right"), self._pictures, strict=True))
+        ]
+        row = widgets.HBox(
+            [sides[0], self.t, sides[1]], layout=widgets.Layout(align_items="center")
+        )
+        super().__init__([row, self.sampler])
+        self.t.observe(lambda _: self.draw(), "value")
+        self.draw()
+
+    def _new(self) -> Tensor:
+        return torch.randn(self.vae.latent, generator=self._stream)
+
+    @torch.no_grad()
+    def _decode(self, z: Tensor) -> LowRankNormal:
+        return self.vae.decode(z[None].to(next(self.vae.parameters()).device))[0]
+
+    @property
+    def z(self) -> Tensor:
+        """The latent code at the slider (latent,)."""
+        return slerp(*self.ends, self.t.value)
+
+    def renew(self, end: int) -> None:
+        """A new code at the left (0) or right (1) end."""
+        self.ends[end] = self._new()
+        self.draw()
+
+    def draw(self) -> None:
+        """Renews the three pictures; the ends show samples with the middle's noise."""
+        self.sampler.show_distribution(self._decode(self.z))
+        for picture, z in zip(self._pictures, self.ends, strict=True):
+            p, s = self._decode(z), self.sampler
+            y = p.rsample_from(s.noise_factor.to(p.loc), s.noise_diag.to(p.loc))
+            picture.value = png(y.unflatten(-1, s.shape), 2)
+
+    def still(self) -> bytes:
+        return self.sampler.still()
+
+
+def sheet(images: Tensor, columns: int) -> Tensor:
+    """Images (N, C, H, W) as one, with white gaps."""
+    return torch.from_numpy(tile(images, columns)).permute(2, 0, 1)

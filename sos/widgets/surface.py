@@ -1,0 +1,236 @@
+"""The drawing surface: widgets whose algebra runs in the browser, and whose state the kernel has.
+
+`observation.js` paints, conditions and draws by itself; a finished stroke, a moved slider or a new
+sample comes back as a trait, so that the next cell can go on with `editor.conditional`, a
+`LowRankNormal`, or with `editor.sample`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import anywidget
+import numpy as np
+import torch
+import traitlets
+from torch import Tensor
+
+from sos import editing
+from sos.editing import Shape, Stroke
+from sos.interpolation import bilinear_at
+from sos.low_rank_normal import LowRankNormal
+from sos.widgets.pictures import Still, comfortable_zoom, png
+
+HERE = Path(__file__).resolve().parent
+MODULE, STYLE = HERE / "observation.js", HERE / "observation.css"
+
+
+def gaussians(seed: int, stream: int, count: int) -> np.ndarray:
+    """`count` standard normal numbers that seed and stream determine, as in observation.js."""
+    wrap = 2**32 - 1
+    key = (seed * 0x9E3779B9 & wrap) ^ ((stream + 1) * 0x85EBCA6B & wrap)
+    x = (np.arange(2 * count, dtype=np.uint64) + np.uint64(key)).astype(np.uint32)
+    x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)
+    uniform = (x ^ (x >> 16)).reshape(count, 2) / 2.0**32
+    radius = np.sqrt(-2 * np.log(uniform[:, 0] + 0.5 / 2**32))
+    return radius * np.cos(2 * np.pi * uniform[:, 1])
+
+
+def arrays(p: LowRankNormal, dtype: str) -> dict[str, bytes]:
+    """mu (S), the components U diag(s) (R, S) and the diagonal (1 or S) of p, as bytes."""
+    components = p.principal_components()
+    factor = (components.directions * components.scales).mT  # (R, S)
+    diag = p.cov_diag
+    diag = diag[:1] if bool((diag == diag[0]).all()) else diag
+    parts = {"mean": p.loc, "factor": factor, "diag": diag}
+    return {k: v.detach().cpu().numpy().astype(dtype).tobytes() for k, v in parts.items()}
+
+
+def default_colour(shape: Shape) -> list[float]:
+    """What a brush starts with: blond, or a light gray."""
+    return [0.8, 0.6, 0.3] if shape[0] == 3 else [0.9] * shape[0]
+
+
+class _Surface(Still, anywidget.AnyWidget):
+    """A distribution on a canvas. `noise` (R,) is that of the principal components."""
+
+    _esm, _css = MODULE, STYLE
+    kind = traitlets.Unicode().tag(sync=True)
+    shape = traitlets.List(traitlets.Int()).tag(sync=True)
+    dtype = traitlets.Unicode("float32").tag(sync=True)
+    mean = traitlets.Bytes().tag(sync=True)
+    factor = traitlets.Bytes().tag(sync=True)
+    diag = traitlets.Bytes().tag(sync=True)
+    omega = traitlets.List(traitlets.Float()).tag(sync=True)
+    seed = traitlets.Int(0, min=0, max=2**31).tag(sync=True)
+    zoom = traitlets.Int(1, min=1, max=16).tag(sync=True)
+
+    def __init__(self, p: LowRankNormal, shape: Shape, **traits):
+        editing.check_shape(p, shape)
+        self._p, self._rotation = p, p.principal_components().rotation.to(p.loc)
+        traits = {"zoom": comfortable_zoom(shape), "shape": list(shape)} | traits
+        super().__init__(**arrays(p, "float32"), **traits)
+
+    def _noise(self, stream: int) -> Tensor:
+        """Standard normal numbers for each value (S,)."""
+        drawn = gaussians(self.seed, stream, self._p.event_shape[0])
+        return torch.from_numpy(drawn).to(self._p.loc)
+
+    def _own(self, omega: Sequence[float]) -> Tensor:
+        """Noise of the principal components as noise of P's columns, V omega."""
+        return self._rotation @ torch.tensor(omega, dtype=self._rotation.dtype).to(self._rotation)
+
+    def image(self) -> Tensor:
+        """What the canvas shows (C, H, W)."""
+        raise NotImplementedError
+
+    def still(self) -> bytes:
+        return png(self.image(), self.zoom)
+
+
+class Editor(_Surface):
+    """Paint on a distribution and see what follows (§4.4).
+
+        editor = Editor(p, shape)  # show it; then, in another cell:
+        editor.conditional         # p given all strokes, a LowRankNormal
+        editor.sample              # the sample on the canvas
+
+    p is one distribution over flat images of `shape` = (channels, height, width). `noise_factor`
+    (R,) is the noise ω_p of the sample that is shown first; without it, another is drawn.
+    """
+
+    strokes = traitlets.List(traitlets.Dict()).tag(sync=True)
+    position = traitlets.Int(0, min=0).tag(sync=True)  # of the strokes, how many hold: undo, redo
+    scales = traitlets.List(traitlets.Float()).tag(sync=True)
+    view = traitlets.Enum(("mean", "sample"), "mean").tag(sync=True)
+    uncertainty = traitlets.Bool(False).tag(sync=True)
+    brush = traitlets.Int(3, min=1, max=10).tag(sync=True)
+    colour = traitlets.List(traitlets.Float()).tag(sync=True)
+    std = traitlets.Float(0.0, min=0.0).tag(sync=True)
+
+    def __init__(
+        self, p: LowRankNormal, shape: Shape, noise_factor: Tensor | None = None, **traits
+    ):
+        self._shape = tuple(shape)
+        editing.check_shape(p, self._shape)
+        drawn = gaussians(traits.get("seed", 0), 0, p.rank).tolist()
+        traits.setdefault("colour", default_colour(shape))
+        super().__init__(
+            p,
+            shape,
+            kind="editor",
+            scales=[1.0] * p.rank,
+            omega=traits.pop("omega", drawn),
+            **traits,
+        )
+        if noise_factor is not None:
+            self.omega = (self._rotation.mT @ noise_factor.to(self._rotation)).tolist()
+
+    @traitlets.validate("strokes")
+    def _check_strokes(self, proposal):
+        checked = []
+        for one in proposal["value"]:
+            if set(one) - {"std"} != {"pixels", "colour"}:
+                raise traitlets.TraitError(f"a stroke has pixels, colour and std, not {list(one)}")
+            checked.append(asdict(self._checked(**one)))
+        return checked
+
+    @traitlets.validate("colour")
+    def _check_colour(self, proposal):
+        return list(self._checked([], proposal["value"]).colour)
+
+    @traitlets.validate("scales", "omega")
+    def _check_length(self, proposal):
+        given, wanted = proposal["value"], self._p.rank
+        if len(given) != wanted or not np.isfinite(given).all():
+            raise traitlets.TraitError(
+                f"{proposal['trait'].name} must be {wanted} finite numbers, one per component, "
+                f"not {given}"
+            )
+        return given
+
+    def _checked(self, pixels, colour, std=0.0) -> Stroke:
+        try:
+            return editing.stroke(pixels, colour, self._shape, std)
+        except (TypeError, ValueError) as error:
+            raise traitlets.TraitError(str(error)) from error
+
+    def paint(self, pixels, colour, std: float = 0.0) -> None:
+        """A stroke from code: pixel numbers or a mask (H, W). Raises ValueError for bad input."""
+        new = editing.stroke(pixels, colour, self._shape, std)
+        if new.pixels:
+            with self.hold_trait_notifications():
+                self.strokes = [*self.strokes[: self.position], asdict(new)]
+                self.position = len(self.strokes)
+
+    def undo(self) -> None:
+        """Takes back the last stroke, if there is one."""
+        self.position = max(self.position - 1, 0)
+
+    def redo(self) -> None:
+        """Brings back the stroke that was taken back last, if there is one."""
+        self.position = min(self.position + 1, len(self.strokes))
+
+    def reset(self) -> None:
+        """Removes all strokes."""
+        self.strokes, self.position = [], 0
+
+    @property
+    def edits(self) -> list[Stroke]:
+        """The strokes that hold."""
+        return [Stroke(**one) for one in self.strokes[: self.position]]
+
+    @property
+    def distribution(self) -> LowRankNormal:
+        """The distribution that is painted on: p with its components scaled (eq. 5)."""
+        if all(scale == 1 for scale in self.scales):
+            return self._p
+        return self._p.scale_components(torch.tensor(self.scales, device=self._p.loc.device))
+
+    @property
+    def conditional(self) -> LowRankNormal:
+        """The distribution given the strokes (eq. 7)."""
+        return editing.condition(self.distribution, self.edits, self._shape)
+
+    @property
+    def sample(self) -> Tensor:
+        """The sample on the canvas, (S,): a sample of `conditional`."""
+        p = self.distribution
+        drawn = p.rsample_from(self._own(self.omega), self._noise(1))
+        return editing.condition_sample(p, drawn, self.edits, self._shape, self._noise(2))
+
+    def image(self) -> Tensor:
+        flat = self.conditional.mean if self.view == "mean" else self.sample
+        return flat.unflatten(-1, self._shape)
+
+
+class Pad(_Surface):
+    """Walk between four samples of one distribution, with no decoder pass (§4.2, eq. 4 and 8).
+
+    `corners` (4, R) are the noises ω_p top left, top right, bottom left and bottom right.
+    """
+
+    corners = traitlets.List(traitlets.List(traitlets.Float())).tag(sync=True)
+    x = traitlets.Float(0.5, min=0, max=1).tag(sync=True)
+    y = traitlets.Float(0.5, min=0, max=1).tag(sync=True)
+
+    def __init__(self, p: LowRankNormal, shape: Shape, corners: Tensor | None = None, **traits):
+        self._shape = tuple(shape)
+        editing.check_shape(p, self._shape)
+        if corners is None:
+            drawn = gaussians(traits.get("seed", 0), 0, 4 * p.rank).reshape(4, p.rank)
+        elif corners.shape != (4, p.rank):
+            raise ValueError(f"corners must be (4, {p.rank}), not {tuple(corners.shape)}")
+        else:
+            drawn = corners.cpu() @ p.principal_components().rotation.to(corners).cpu()
+        super().__init__(p, shape, kind="pad", corners=drawn.tolist(), **traits)
+
+    @property
+    def noise_factor(self) -> Tensor:
+        """ω_p (R,) at the handle."""
+        corners = torch.tensor(self.corners, dtype=torch.float64)
+        return self._own(bilinear_at(corners, self.x, self.y).tolist())
+
+    def image(self) -> Tensor:
+        return self._p.rsample_from(self.noise_factor, self._noise(1)).unflatten(-1, self._shape)

@@ -1,0 +1,70 @@
+"""Region masks of simulated images, and what is measured with them."""
+
+import numpy as np
+import pytest
+import torch
+
+from sos import datasets, regions
+from sos.config import Data
+from sos.low_rank_normal import LowRankNormal
+
+FACES = Data("faces", 32, 32, 3, 20, 5, 20)
+BRAINS = Data("brains", 40, 32, 1, 20, 5, 20)
+
+
+@pytest.fixture(scope="module", params=[FACES, BRAINS, Data("faces", 32, 32, 1, 20, 5, 20)])
+def scenes(request):
+    return regions.scenes(request.param, 4), request.param
+
+
+def test_every_pixel_lies_in_one_region(scenes):
+    found, data = scenes
+    assert found.images.shape == (4, data.channels, data.height, data.width)
+    assert (found.masks.sum(1) == 1).all()
+    assert found.names == tuple(regions.GROUPS[data.name])
+    torch.testing.assert_close(regions.area_shares(found).sum(1), torch.ones(4))
+
+
+def test_images_are_those_of_the_split(scenes):
+    found, data = scenes
+    index = datasets.items(data, "test")[2]
+    expected = torch.from_numpy(datasets.make(data, index)["images"]).float() / 255
+    assert torch.equal(found.images[2], expected)
+
+
+def test_every_region_of_a_simulator_is_shown():
+    for data in (FACES, BRAINS):
+        parts = [part for group in regions.GROUPS[data.name].values() for part in group]
+        assert sorted(parts) == sorted(datasets.simulator(data).REGIONS)
+
+
+def test_energy_shares_match_a_loop_over_the_svd(scenes):
+    found, data = scenes
+    size = data.channels * data.height * data.width
+    factor = torch.randn(4, size, 3, generator=torch.Generator().manual_seed(0))
+    shares = regions.energy_shares(LowRankNormal(torch.zeros(4, size), factor), found)
+    assert shares.shape == (4, 3, len(found.names))
+    for image in range(4):
+        u = np.linalg.svd(factor[image].double().numpy(), full_matrices=False)[0]
+        for component in range(3):
+            energy = u[:, component].reshape(data.channels, data.height, data.width) ** 2
+            for k, name in enumerate(found.names):
+                expected = energy.sum(0)[found.mask(image, name)].sum()
+                assert shares[image, component, k].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_change_leaves_painted_pixels_out():
+    before, after = torch.zeros(3, 2, 2), torch.zeros(3, 2, 2)
+    after[:, 0, 0], after[:, 0, 1], after[:, 1, 0] = 0.9, 0.3, -0.6
+    masks = torch.tensor([[[1, 1], [0, 0]], [[0, 0], [1, 0]], [[0, 0], [0, 1]]]).bool()
+    painted = torch.tensor([[1, 0], [0, 1]]).bool()
+    change = regions.change_by_region(before, after, masks, painted)
+    torch.testing.assert_close(change[:2], torch.tensor([0.3, 0.6]))
+    assert change[2].isnan()
+
+
+def test_own_images_have_no_known_regions():
+    data = Data("folder", 32, 32, 3, 5, 5, 5, folder="nowhere")
+    assert not regions.known(data) and regions.known(FACES)
+    with pytest.raises(ValueError, match="without --faces"):
+        regions.scenes(data, 3)

@@ -1,0 +1,399 @@
+"""The widgets' kernel side: what they hold, show and refuse. No browser: see test_browser.py."""
+
+import base64
+import io
+import json
+import math
+import re
+from dataclasses import asdict
+
+import ipywidgets
+import numpy as np
+import pytest
+import torch
+import traitlets
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import stats
+
+from sos import config, editing
+from sos.low_rank_normal import LowRankNormal
+from sos.vae import VAE
+from sos.widgets import Editor, Pad, Sampler, VAESampler, export_page
+from sos.widgets.pictures import png
+from sos.widgets.surface import MODULE, gaussians
+
+SHAPE = (3, 6, 5)
+
+
+def build(shape=SHAPE, rank=4, seed=0, diag=0.01) -> LowRankNormal:
+    generator = torch.Generator().manual_seed(seed)
+    size = math.prod(shape)
+    mean = torch.rand(size, generator=generator)
+    return LowRankNormal(mean, 0.2 * torch.randn(size, rank, generator=generator), diag)
+
+
+def smoke_vae(name="faces-sos") -> VAE:
+    e = config.profile("smoke").experiments[name]
+    torch.manual_seed(0)
+    vae = VAE(e.data, e.network).eval().requires_grad_(False)
+    for head in (vae.head.mean, vae.head.factor):  # untrained heads give one and the same image
+        head.weight *= 1e4
+    return vae
+
+
+def close(a, b, tolerance=2e-5):
+    torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+# ---- the editor
+
+
+@pytest.fixture
+def editor():
+    return Editor(build(), SHAPE)
+
+
+def test_paints_as_editing_does(editor):
+    editor.paint([3, 4], [0.9, 0.1, 0.2])
+    editor.paint([4, 9], 0.5, std=0.1)
+    strokes = [
+        editing.stroke([3, 4], [0.9, 0.1, 0.2], SHAPE),
+        editing.stroke([4, 9], 0.5, SHAPE, 0.1),
+    ]
+    assert editor.edits == strokes
+    expected = editing.condition(build(), strokes, SHAPE)
+    close(editor.conditional.mean, expected.mean, 0)
+    close(editor.conditional.variance, expected.variance, 0)
+
+
+actions = st.lists(
+    st.one_of(
+        st.sampled_from(["undo", "redo", "reset"]),
+        st.tuples(st.integers(0, 29), st.floats(0, 1), st.sampled_from([0.0, 0.1])),
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(actions)
+def test_undo_and_redo_restore_exactly(sequence):
+    """Against a plain list of states, whatever is done in whatever order."""
+    editor, states, at = Editor(build(), SHAPE), [[]], 0
+    pictures = {0: editor.conditional.mean.clone()}
+    for action in sequence:
+        if action == "undo":
+            editor.undo()
+            at = max(at - 1, 0)
+        elif action == "redo":
+            editor.redo()
+            at = min(at + 1, len(states) - 1)
+        elif action == "reset":
+            editor.reset()
+            states, at = [[]], 0
+        else:
+            pixel, value, std = action
+            editor.paint([pixel], value, std)
+            states = states[: at + 1] + [states[at] + [editing.stroke([pixel], value, SHAPE, std)]]
+            at += 1
+            pictures[at] = editor.conditional.mean.clone()
+        assert editor.edits == states[at]
+        assert torch.equal(editor.conditional.mean, pictures[at])
+
+
+def test_a_new_stroke_ends_what_could_be_redone(editor):
+    for pixel in (1, 2, 3):
+        editor.paint([pixel], 0.5)
+    editor.undo()
+    editor.undo()
+    editor.paint([9], 0.1)
+    editor.redo()
+    assert [one.pixels for one in editor.edits] == [(1,), (9,)]
+
+
+def test_sample_is_one_of_the_conditional_distribution(editor):
+    editor.paint([0, 7], 0.9)
+    y = editor.sample
+    painted = torch.tensor([0, 7]) + 30 * torch.arange(3)[:, None]
+    assert (y[painted] == 0.9).all()
+    free = torch.ones(90, dtype=torch.bool)
+    free[painted.flatten()] = False
+    q = editor.conditional
+    # Mahalanobis distance within the conditional covariance of the free values: chi-squared.
+    sigma = (q.cov_factor @ q.cov_factor.mT + torch.diag(q.cov_diag)).double()[free][:, free]
+    residual = (y - q.mean).double()[free]
+    distance = residual @ torch.linalg.solve(sigma, residual)
+    assert 0.001 < stats.chi2(int(free.sum())).cdf(distance.item()) < 0.999
+
+
+def test_scales_act_before_the_edits(editor):
+    editor.scales = [0.0, 1.0, 2.0, 1.0]
+    editor.paint([5], 0.2)
+    scaled = build().scale_components(torch.tensor([0.0, 1.0, 2.0, 1.0]))
+    expected = editing.condition(scaled, [editing.stroke([5], 0.2, SHAPE)], SHAPE)
+    close(editor.conditional.mean, expected.mean)
+
+
+def test_opens_on_a_conditional_distribution(editor):
+    editor.paint([5], 0.2)
+    again = Editor(editor.conditional, SHAPE)
+    again.paint([6], 0.7)
+    both = editing.condition(
+        build(), [editing.stroke([5], 0.2, SHAPE), editing.stroke([6], 0.7, SHAPE)], SHAPE
+    )
+    close(again.conditional.mean, both.mean, 1e-4)
+    again.paint([5], 0.9)  # a pixel that is fixed takes its new value
+    assert again.conditional.mean[5] == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("word", "arguments"),
+    [
+        ("0..29", ([30], 0.5)),
+        (r"\[0, 1\]", ([3], 1.5)),
+        (r"\[0, 1\]", ([3], math.nan)),
+        ("std", ([3], 0.5, -1.0)),
+        ("mask", (np.ones((5, 6), bool), 0.5)),
+    ],
+)
+def test_bad_strokes_leave_the_editor_as_it_was(editor, word, arguments):
+    editor.paint([1], 0.5)
+    before = editor.edits
+    with pytest.raises(ValueError, match=word):
+        editor.paint(*arguments)
+    assert editor.edits == before
+    editor.paint([2], 0.5)
+    assert len(editor.edits) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("strokes", [{"pixels": [99], "colour": [0.5, 0.5, 0.5], "std": 0.0}]),
+        ("strokes", [{"pixels": [1], "colour": [0.5, 2.0, 0.5], "std": 0.0}]),
+        ("strokes", [{"pixels": [1]}]),
+        ("scales", [1.0]),
+        ("scales", [math.nan] * 4),
+        ("omega", [0.0] * 5),
+        ("colour", [0.1, 7.0, 0.1]),
+        ("position", -1),
+    ],
+)
+def test_bad_state_is_refused_from_either_side(editor, name, value):
+    before = getattr(editor, name)
+    with pytest.raises(traitlets.TraitError):
+        setattr(editor, name, value)
+    assert getattr(editor, name) == before
+    editor.paint([1], 0.5)
+    assert editor.conditional.mean[1] == pytest.approx(0.5)
+
+
+def test_empty_and_full_masks(editor):
+    editor.paint(np.zeros((6, 5), bool), 0.5)
+    assert editor.edits == []
+    editor.paint(np.ones((6, 5), bool), 0.5)
+    assert (editor.conditional.mean == 0.5).all() and (editor.sample == 0.5).all()
+
+
+def test_rank_zero():
+    editor = Editor(build(rank=0), SHAPE)
+    editor.paint([3], 0.7)
+    changed = (editor.conditional.mean != build(rank=0).mean).nonzero().flatten()
+    assert changed.tolist() == [3, 33, 63] and len(editor.still())
+
+
+@pytest.mark.parametrize("kind", [Editor, Pad, Sampler])
+@pytest.mark.parametrize("shape", [(1, 6, 5), (3, 5, 5)])
+def test_wrong_shapes_are_refused(kind, shape):
+    with pytest.raises(ValueError, match="channels x height x width"):
+        kind(build(), shape)
+
+
+# ---- noise that both sides draw
+
+
+def test_noise_is_standard_normal_and_streams_differ():
+    x = gaussians(7, 1, 100_000)
+    assert stats.kstest(x, "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(x[:-1], x[1:])[0, 1]) < 0.02
+    for other in (gaussians(7, 2, 100_000), gaussians(8, 1, 100_000)):
+        assert abs(np.corrcoef(x, other)[0, 1]) < 0.02
+    assert np.array_equal(gaussians(7, 1, 10), x[:10])
+
+
+# ---- pad
+
+
+def test_pad_holds_its_corners():
+    p, corners = build(), torch.randn(4, 4, generator=torch.Generator().manual_seed(3))
+    pad = Pad(p, SHAPE, corners)
+    for k, (y, x) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        pad.x, pad.y = float(x), float(y)
+        close(pad.noise_factor, corners[k])
+    still = torch.from_numpy(gaussians(0, 1, 90)).float()
+    close(pad.image().flatten(), p.rsample_from(corners[3], still))
+    with pytest.raises(traitlets.TraitError):
+        pad.x = 1.5
+    with pytest.raises(ValueError, match="corners"):
+        Pad(p, SHAPE, corners[:3])
+
+
+# ---- samplers
+
+
+@pytest.fixture
+def sampler():
+    return Sampler(build(), SHAPE)
+
+
+def test_sliders_start_at_the_models_own_sample(sampler):
+    y = build().rsample_from(sampler.noise_factor, sampler.noise_diag)
+    close(sampler.image().flatten(), y)
+
+
+def test_sliders_scale_components(sampler):
+    sampler.sliders[0].value, sampler.sliders[2].value = 0.0, -3.0
+    scaled = build().scale_components(torch.tensor([0.0, 1.0, -3.0, 1.0]))
+    close(sampler.image().flatten(), scaled.rsample_from(sampler.noise_factor, sampler.noise_diag))
+    close(sampler.distribution.variance, scaled.variance)
+    sampler.reset()
+    assert (sampler.scales == 1).all()
+
+
+def picture(sampler) -> Image.Image:
+    return Image.open(io.BytesIO(sampler._picture.value))
+
+
+def test_views_show_what_they_say(sampler):
+    one = picture(sampler)
+    assert one.size == (5 * 16, 6 * 16)
+    sampler.view.value = "100 samples"
+    assert picture(sampler).size == (10 * 7 - 2, 10 * 8 - 2)
+    sampler.view.value = "all components"
+    assert picture(sampler).size == (11 * 7 - 2, 4 * 8 - 2)
+    sampler.view.value = "one sample"
+    assert picture(sampler).tobytes() == one.tobytes()
+
+
+def test_new_sample_and_new_latent():
+    other = build(seed=9)
+    sampler = Sampler(build(), SHAPE, new_latent=lambda: other)
+    first, noise = sampler.image(), sampler.noise_factor
+    sampler.new_sample()
+    assert not torch.equal(sampler.image(), first)
+    noise = sampler.noise_factor
+    buttons = {b.description: b for b in walk(sampler) if isinstance(b, ipywidgets.Button)}
+    buttons["New latent"].click()
+    close(sampler.image().flatten(), other.rsample_from(noise, sampler.noise_diag))
+
+
+def walk(widget):
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from walk(child)
+
+
+def test_a_distribution_of_another_rank_is_refused(sampler):
+    before = sampler.image()
+    with pytest.raises(ValueError, match="rank 4"):
+        sampler.show_distribution(build(rank=3))
+    assert torch.equal(sampler.image(), before)
+
+
+def test_editor_opens_on_the_sample_that_is_shown(sampler):
+    sampler.sliders[1].value = 2.5
+    editor = sampler.editor()
+    assert editor.view == "sample"
+    # each draws its own noise of the diagonal
+    close(editor.image(), sampler.image(), 10 * 0.1)
+    without = build(diag=1e-12)
+    quiet = Sampler(without, SHAPE)
+    quiet.sliders[1].value = 2.5
+    close(quiet.editor().image(), quiet.image())
+
+
+def test_vae_sampler_decodes_between_its_ends():
+    vae = smoke_vae()
+    tool = VAESampler(vae)
+    for t, z in ((0.0, tool.ends[0]), (1.0, tool.ends[1])):
+        tool.t.value = t
+        close(tool.z, z)
+        expected = vae.decode(z[None])[0]
+        close(tool.sampler.distribution.mean, expected.mean)
+    left, before = tool.ends[0].clone(), tool._pictures[0].value
+    tool.renew(0)
+    assert not torch.equal(tool.ends[0], left) and tool._pictures[0].value != before
+
+
+def test_rank_zero_sampler():
+    sampler = Sampler(build(rank=0, diag=0.04), SHAPE)
+    assert sampler.sliders == [] and sampler.image().shape == SHAPE
+
+
+# ---- stills
+
+
+@pytest.mark.parametrize("make", [Editor, Pad, Sampler])
+def test_a_still_picture_stands_in(make):
+    widget = make(build(), SHAPE)
+    data, _ = widget._repr_mimebundle_()
+    shown = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
+    assert shown.size[0] / shown.size[1] == 5 / 6
+    assert "application/vnd.jupyter.widget-view+json" in data
+    assert data["text/plain"] == f"{make.__name__}: run the notebook to use it"
+
+
+def test_png_clamps_and_rounds():
+    image = torch.tensor([[[-0.5, 0.5], [1.0, 2.0]]])
+    pixels = np.asarray(Image.open(io.BytesIO(png(image, 2))))
+    assert pixels[::2, ::2].tolist() == [[0, 128], [255, 255]] and pixels.shape == (4, 4)
+
+
+# ---- the page
+
+
+def page_parts(text: str) -> tuple[dict, str]:
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    module = re.search(r'<script type="text/plain" id="module">(.*?)</script>', text, re.S)
+    return json.loads(data[1]), module[1]
+
+
+def test_page_holds_module_and_distributions(tmp_path):
+    names = {"a <b> & </script>": build(), "other": build(seed=1, diag=torch.rand(90) + 0.1)}
+    target = export_page(tmp_path / "x" / "page.html", names, SHAPE, "T < U", "about & more")
+    text = target.read_text(encoding="utf-8")
+    assert "<title>T &lt; U</title>" in text and "about &amp; more" in text
+    content, module = page_parts(text)
+    assert module == MODULE.read_text(encoding="utf-8")
+    assert [one["name"] for one in content["distributions"]] == list(names)
+    for one, p in zip(content["distributions"], names.values(), strict=True):
+        stored = {
+            k: np.frombuffer(base64.b64decode(one[k]), np.float16).astype(np.float32)
+            for k in ("mean", "factor", "diag")
+        }
+        factor = torch.from_numpy(stored["factor"]).reshape(p.rank, -1)
+        close(torch.from_numpy(stored["mean"]), p.mean, 1e-3)
+        close(factor.mT @ factor, p.cov_factor @ p.cov_factor.mT, 2e-3)
+        close(torch.from_numpy(stored["diag"]).expand(90), p.cov_diag, 1e-3)
+
+
+def test_page_needs_no_network(tmp_path):
+    text = export_page(tmp_path / "p.html", {"a": build()}, SHAPE, "T").read_text(encoding="utf-8")
+    assert not re.search(r"https?://", text)
+
+
+def test_page_of_nothing_or_of_another_shape_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least one"):
+        export_page(tmp_path / "p.html", {}, SHAPE, "T")
+    with pytest.raises(ValueError, match="channels x height x width"):
+        export_page(tmp_path / "p.html", {"a": build()}, (1, 6, 5), "T")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_strokes_survive_as_json(editor):
+    editor.paint(np.array([3, 4]), np.float32(0.25))
+    assert json.loads(json.dumps(editor.strokes)) == [
+        json.loads(json.dumps(asdict(one))) for one in editor.edits
+    ]
