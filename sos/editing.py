@@ -5,8 +5,9 @@ Distributions here are single ones over flat images, batch shape (), channel-maj
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -97,6 +98,27 @@ def brush(points: Sequence[tuple[float, float]], size: float, shape: Shape) -> l
     return np.flatnonzero(painted).tolist()
 
 
+def sketch(
+    points: Sequence[tuple[float, float]],
+    size: float,
+    colour: float | Sequence[float],
+    shape: Shape,
+    std: float = 0.0,
+) -> Stroke:
+    """A stroke along points (x, y) in shares of width and height, the same at every resolution.
+
+    `size` is the brush's diameter as a share of the height; it has one pixel at least.
+    """
+    _, height, width = shape
+    path = [(x * width, y * height) for x, y in points]
+    return stroke(brush(path, max(1.0, size * height), shape), colour, shape, std)
+
+
+def soft(strokes: Iterable[Stroke], std: float) -> list[Stroke]:
+    """The same strokes as observations with noise of this standard deviation."""
+    return [replace(one, std=std) for one in strokes]
+
+
 def edits(strokes: Iterable[Stroke], shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
     """What the strokes leave on the canvas: flat indices (q,), values (q,), noise variances (q,).
 
@@ -119,6 +141,29 @@ def condition(p: LowRankNormal, strokes: Iterable[Stroke], shape: Shape) -> LowR
     check_shape(p, shape)
     index, values, variance = (x.to(p.loc.device) for x in edits(strokes, shape))
     return p.condition(index, values, variance) if index.numel() else p
+
+
+def story(p: LowRankNormal, strokes: Sequence[Stroke], shape: Shape) -> Tensor:
+    """Sequential editing as Figure 6 shows it: for each stroke the image with the paint on it, and
+    the mean of the conditional distribution (2 · strokes, C, H, W)."""
+    images = [condition(p, strokes[:count], shape).mean for count in range(len(strokes) + 1)]
+    told = []
+    for before, after, one in zip(images, images[1:], strokes, strict=False):
+        index, values, _ = edits([one], shape)
+        painted = before.clone()
+        painted[index] = values.to(painted)
+        told += [painted, after]
+    return torch.stack(told).unflatten(-1, shape)
+
+
+def noise_length(p: LowRankNormal, strokes: Iterable[Stroke], shape: Shape) -> float:
+    """‖E[ω_p | edits]‖, the noise that the edits ask for; a random draw has about √R."""
+    moved = (condition(p, strokes, shape).mean - p.loc).double()
+    index, _, _ = edits(strokes, shape)
+    free = torch.ones_like(moved, dtype=torch.bool)
+    free[index] = False  # what is painted need not lie in the span of P
+    factor = p.cov_factor.double()[free]
+    return torch.linalg.lstsq(factor, moved[free, None]).solution.norm().item()
 
 
 def condition_sample(
@@ -151,6 +196,14 @@ def check_shape(p: LowRankNormal, shape: Shape) -> None:
         )
 
 
+def every(p: LowRankNormal, shape: Shape, step: int) -> LowRankNormal:
+    """The distribution of every step-th pixel along both axes, in float64: a normal's marginal."""
+    check_shape(p, shape)
+    kept = torch.arange(p.event_shape[0]).unflatten(0, shape)[:, ::step, ::step].flatten()
+    loc, factor, diag = p.loc[kept].double(), p.cov_factor[kept].double(), p.cov_diag[kept].double()
+    return LowRankNormal(loc, factor, diag)
+
+
 def removed_variance(p: LowRankNormal, shape: Shape, noise_variance: float = 0.0) -> Tensor:
     """How much variance of the whole image goes once a pixel's colour is known: (H, W).
 
@@ -159,16 +212,68 @@ def removed_variance(p: LowRankNormal, shape: Shape, noise_variance: float = 0.0
     """
     check_shape(p, shape)
     channels = shape[0]
-    factor = p.cov_factor.double()
-    own = factor.unflatten(0, (channels, -1)).transpose(0, 1)  # (pixels, C, R)
+    factor = p.cov_factor.double().contiguous()
+
+    def blocks(a: Tensor, b: Tensor) -> Tensor:  # for each pixel a₂ b₂ᵀ: (pixels, C, C)
+        a, b = (x.unflatten(0, (channels, -1)) for x in (a, b))
+        return torch.linalg.vecdot(a[:, None], b[None]).permute(2, 0, 1)
+
     diag = p.cov_diag.double().unflatten(0, (channels, -1)).T  # (pixels, C)
-    inner = own @ own.mT
-    square = own @ (factor.mT @ factor) @ own.mT
-    square += inner * diag[:, None] + inner * diag[:, :, None] + torch.diag_embed(diag.square())
+    inner = blocks(factor, factor)
+    square = blocks(factor @ (factor.mT @ factor), factor)
+    square = square + inner * (diag[:, None] + diag[:, :, None]) + torch.diag_embed(diag.square())
     known = inner + torch.diag_embed(diag + noise_variance)
-    # Of pixels that are fixed already nothing is left to learn, and their matrix is zero.
-    left = torch.linalg.pinv(known, hermitian=True)
-    return torch.linalg.vecdot(left.flatten(1), square.flatten(1)).reshape(shape[1:])
+    # Of values that are fixed already nothing is left to learn; their rows and columns are zero.
+    known = known + torch.diag_embed((known.diagonal(dim1=1, dim2=2) == 0).to(known))
+    removed = torch.linalg.solve(known, square).diagonal(dim1=1, dim2=2).sum(1)
+    return removed.reshape(shape[1:])
+
+
+def reveal(
+    p: LowRankNormal, truth: Tensor, pixels: Sequence[int], shape: Shape, std: float = 0.0
+) -> list[float]:
+    """Root mean square error of the conditional mean when pixels of an image (C, H, W) are told.
+
+    After none, one, two … of `pixels`, over all values of the image.
+    """
+    flat = truth.to(p.loc).flatten()
+    colours = flat.unflatten(0, (shape[0], -1)).T.tolist()
+    told = [stroke([pixel], colours[pixel], shape, std) for pixel in pixels]
+    means = (condition(p, told[:count], shape).mean for count in range(len(told) + 1))
+    return [(mean - flat).square().mean().sqrt().item() for mean in means]
+
+
+def telling(
+    p: LowRankNormal, images: Tensor, count: int, std: float
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """What knowing pixels is worth, most telling first and in random order, exact and soft.
+
+    p is the batch (N,) of distributions of images (N, C, H, W). Two groups of curves, means over
+    the images after 0 … count pixels: the share of the variance that is left by soft edits, and the
+    error of the conditional mean of the image that the pixels come from.
+    """
+    shape, stream = tuple(images.shape[1:]), torch.Generator().manual_seed(0)
+    left, errors = defaultdict(list), defaultdict(list)
+    for one, truth in zip((p[number] for number in range(len(images))), images, strict=True):
+        best, variances = greedy_pixels(one, shape, count, std**2)
+        random = torch.randperm(shape[1] * shape[2], generator=stream)[:count].tolist()
+        left["most telling first"].append(variances)
+        left["random order"].append(remaining(one, random, shape, std))
+        errors["most telling, soft"].append(reveal(one, truth, best, shape, std))
+        errors["random, soft"].append(reveal(one, truth, random, shape, std))
+        errors["most telling, exact"].append(reveal(one, truth, best, shape))
+    mean = {k: torch.tensor(v).mean(0) for k, v in left.items()}
+    shares = {k: (v / v[0]).tolist() for k, v in mean.items()}
+    return shares, {k: torch.tensor(v).mean(0).tolist() for k, v in errors.items()}
+
+
+def remaining(p: LowRankNormal, pixels: Sequence[int], shape: Shape, std: float) -> list[float]:
+    """The mean variance per value that is left after none, one, two … of the pixels are known."""
+    left = [p.variance.double().mean().item()]
+    for pixel in pixels:
+        p = condition(p, [stroke([pixel], 0.5, shape, std)], shape)
+        left.append(p.variance.double().mean().item())
+    return left
 
 
 def greedy_pixels(
@@ -179,11 +284,8 @@ def greedy_pixels(
     Returns their numbers, and the mean variance per value that is left after none, one, two ...
     Colours don't matter: a normal distribution's conditional variance is the same for all.
     """
-    pixels, left = [], [p.variance.double().mean().item()]
-    std = math.sqrt(noise_variance)
+    pixels, given, std = [], p, math.sqrt(noise_variance)
     for _ in range(count):
-        best = int(removed_variance(p, shape, noise_variance).argmax())
-        pixels.append(best)
-        p = condition(p, [stroke([best], 0.5, shape, std)], shape)
-        left.append(p.variance.double().mean().item())
-    return pixels, left
+        pixels.append(int(removed_variance(given, shape, noise_variance).argmax()))
+        given = condition(given, [stroke(pixels[-1:], 0.5, shape, std)], shape)
+    return pixels, remaining(p, pixels, shape, std)

@@ -145,8 +145,7 @@ def held_out(model: Model) -> dict[str, float]:
     the residual best: 1 where the factor is as large as the residuals in its span, above 1 where
     it is smaller. `residual_outside` is the variance per pixel that no noise explains.
     """
-    images = datasets.load_split(model.experiment.data, "test").images[:SPLIT_DRAWS]
-    x = torch.from_numpy(images.copy()).to(device()).float() / 255
+    x = test_images(model, SPLIT_DRAWS)
     stream = generator("held out", model.experiment.training.seed, device=device())
     sums: dict[str, float] = defaultdict(float)
     for part in x.split(BATCH):
@@ -193,6 +192,18 @@ def draw(model: Model, count: int, seed: int = 0) -> Draw:
 
 
 @torch.no_grad()
+def predicted(model: Model, images: Tensor) -> LowRankNormal:
+    """p(y|z) at the code z = m(x) of each image (N, C, H, W) in [0, 1]: a batch (N,)."""
+    return model.vae.decode(model.vae.encode(images.to(device()))[0])
+
+
+def test_images(model: Model, count: int) -> Tensor:
+    """The first test images (N, C, H, W) in [0, 1]."""
+    images = datasets.load_split(model.experiment.data, "test").images[:count]
+    return torch.from_numpy(images.copy()).to(device()).float() / 255
+
+
+@torch.no_grad()
 def correlation_curves(
     models: dict[str, Model], data: str, count: int = 256, reach: int = 16
 ) -> dict[str, Tensor]:
@@ -206,8 +217,7 @@ def correlation_curves(
         residuals = drawn.images(drawn.y - drawn.p.mean)
         curves[name] = metrics.correlation_by_distance(residuals, reach - 1)
     sos = models[f"{data}-sos"]
-    images = datasets.load_split(sos.experiment.data, "test").images[:count]
-    x = torch.from_numpy(images.copy()).to(device()).float() / 255
+    x = test_images(sos, count)
     stream = generator("residuals", device=device())
     residuals = []
     for part in x.split(BATCH):

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 
 import torch
 from torch import Tensor
 
 from sos.low_rank_normal import LowRankNormal, slerp
+from sos.training import generator
 from sos.vae import VAE
 
 
@@ -31,19 +33,73 @@ def bilinear(corners: Tensor, steps: int) -> Tensor:
     return bilinear_at(corners, x.flatten(), y.flatten())
 
 
-def observation_grid(p: LowRankNormal, corners: Tensor, noise_diag: Tensor, steps: int) -> Tensor:
-    """Images (steps², S) between four noises ω_p (4, R), all with the same ω_d (S,) (eq. 4)."""
-    return p.rsample_from(bilinear(corners, steps), noise_diag)
+def corners_of(steps: int) -> list[int]:
+    """Where the corners stand in a grid of steps² images."""
+    return [0, steps - 1, steps * (steps - 1), steps * steps - 1]
+
+
+@dataclass(frozen=True)
+class Square:
+    """Four samples of one distribution and all that lies between them, for one ω_d (eq. 4)."""
+
+    p: LowRankNormal  # one distribution over flat images
+    corners: Tensor  # ω_p (4, R)
+    noise_diag: Tensor  # ω_d (S,), the same everywhere
+
+    def images(self, steps: int) -> Tensor:
+        """(steps², S), row by row."""
+        return self.p.rsample_from(bilinear(self.corners, steps), self.noise_diag)
+
+
+def square(p: LowRankNormal, seed: int) -> Square:
+    """Four random corners of p."""
+    where = p.loc.device
+    stream = generator("square", seed, device=where)
+    corners = torch.randn(4, p.rank, generator=stream, device=where)
+    return Square(p, corners, torch.randn(p.event_shape, generator=stream, device=where))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One square by both ways: images (steps², C, H, W), and what they cost and keep."""
+
+    observation: Tensor
+    latent: Tensor
+    numbers: dict[str, float]
 
 
 @torch.no_grad()
-def latent_grid(vae: VAE, corners: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """The same square by way of the latent space: codes (steps², latent) and means (steps², S).
+def compare(vae: VAE, between: Square, steps: int) -> Comparison:
+    """The square of samples, and the square that latent codes of the same corners give.
 
-    Corner images (4, C, H, W) are encoded, their codes interpolated, and each code decoded.
+    The corner images are encoded, their codes m(x) interpolated (eq. 8), and each code decoded to
+    its mean: a sample would need a noise ω_p, which is what the observation space interpolates.
     """
-    codes = bilinear(vae.encode(corners.clamp(0, 1))[0], steps)
-    return codes, vae.decode(codes).mean
+    ours = vae.images(between.images(steps))
+    codes = bilinear(vae.encode(ours[corners_of(steps)].clamp(0, 1))[0], steps)
+    theirs = vae.images(vae.decode(codes).mean)
+    wanted = ours[corners_of(steps)]
+    numbers = {
+        "decoder_passes_observation": 1.0,
+        "decoder_passes_latent": float(len(codes)),
+        "corner_rmse_latent": (theirs[corners_of(steps)] - wanted).square().mean().sqrt().item(),
+        "spread_observation": ours.var(0).mean().sqrt().item(),
+        "spread_latent": theirs.var(0).mean().sqrt().item(),
+    }
+    return Comparison(ours, theirs, numbers)
+
+
+def middle_lengths(corners: Tensor) -> dict[str, float]:
+    """How long noise is half-way between two corners, over what it is at the ends.
+
+    Spherical interpolation keeps the length of a draw, √R; the straight line cuts the corner.
+    """
+    a, b = corners[0].double(), corners[1].double()
+    ends = (a.norm() + b.norm()) / 2
+    return {
+        "middle_length_spherical": (slerp(a, b, 0.5).norm() / ends).item(),
+        "middle_length_straight": ((a + b).norm() / 2 / ends).item(),
+    }
 
 
 def milliseconds(work: Callable[[], object], repeats: int = 20) -> float:
@@ -59,14 +115,11 @@ def milliseconds(work: Callable[[], object], repeats: int = 20) -> float:
 
 
 @torch.no_grad()
-def frame_costs(vae: VAE, z: Tensor, noise: Tensor) -> dict[str, float]:
-    """Milliseconds for one new frame: by new noise ω_p for a known p(y|z), and by a new z.
-
-    z (1, latent) and noise (R,) are of any frame; both ways end in an image (S,).
-    """
-    p = vae.decode(z)
-    still = torch.zeros_like(p.loc[0])
+def frame_costs(vae: VAE, between: Square) -> dict[str, float]:
+    """Milliseconds for one more image of a square: by another noise ω_p, and by another code z."""
+    p, noise, still = between.p, between.corners[0], between.noise_diag
+    z = vae.prior(1)
     return {
         "observation": milliseconds(lambda: p.rsample_from(noise, still)),
-        "latent": milliseconds(lambda: vae.decode(z).rsample_from(noise, still)),
+        "latent": milliseconds(lambda: vae.decode(z).mean),
     }

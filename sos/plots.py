@@ -1,5 +1,6 @@
 """Every figure of the collection; one owner of style, colour scales and file names."""
 
+import io
 from collections.abc import Sequence
 
 import matplotlib
@@ -9,7 +10,9 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sos import paths
+from sos import editing, paths
+from sos.editing import Shape, Stroke
+from sos.interpolation import Comparison, Square, corners_of
 from sos.low_rank_normal import LowRankNormal
 from sos.models import Model
 
@@ -27,6 +30,7 @@ STYLE = {
 COLOURS = {"β-VAE": "#c44e52", "SOS-VAE": "#4c72b0", "data": "#555555"}
 WIDTH = 10.0  # inches
 SHOWN_DPI = 75  # in notebooks, whose size counts; the files have more
+PHOTO_DPI = 95
 GAP = 2  # white pixels between tiled images
 
 
@@ -38,6 +42,17 @@ def save(figure: Figure, name: str, profile: str) -> Figure:
     plt.close(figure)  # the notebook shows the returned figure, once
     figure.set_dpi(SHOWN_DPI)
     return figure
+
+
+def save_photo(figure: Figure, name: str, profile: str):
+    """`save` for figures made of pictures: notebooks show them as JPEG, at a fifth of the size."""
+    from IPython.display import Image
+
+    save(figure, name, profile)
+    stream = io.BytesIO()
+    quality = {"quality": 85, "optimize": True}
+    figure.savefig(stream, format="jpeg", dpi=PHOTO_DPI, bbox_inches="tight", pil_kwargs=quality)
+    return Image(stream.getvalue(), format="jpeg")
 
 
 def tile(images: Tensor, columns: int, gap: int = GAP) -> np.ndarray:
@@ -252,3 +267,253 @@ def figure_1(beta, sos) -> Figure:
 def figure_2(drawn) -> Figure:
     """One panel of Figure 2."""
     return picture_rows(observation_rows(drawn.p, drawn.y, drawn.shape))
+
+
+# ------------------------------------------------------------ the observation space, hands on
+
+
+def grids(panels: dict[str, Tensor], columns: int, frame: Sequence[int] = ()) -> Figure:
+    """Contact sheets side by side, {title: images (N, C, H, W)}; images of `frame` are framed."""
+    with plt.style.context(STYLE):
+        sheets = {title: tile(images, columns) for title, images in panels.items()}
+        tall, wide = next(iter(sheets.values())).shape[:2]
+        figure, axes = plt.subplots(
+            1, len(sheets), layout="constrained", squeeze=False,
+            figsize=(WIDTH, WIDTH / len(sheets) * tall / wide + 0.25),
+        )  # fmt: skip
+        for ax, (title, sheet) in zip(axes[0], sheets.items(), strict=True):
+            height, width = panels[title].shape[2:]
+            ax.imshow(sheet)
+            ax.set(title=title, xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+            for number in frame:
+                row, column = divmod(number, columns)
+                corner = column * (width + GAP) - 1, row * (height + GAP) - 1
+                ax.add_patch(
+                    plt.Rectangle(corner, width + 1, height + 1, fill=False, ec="#dd8452", lw=1.5)
+                )
+    return figure
+
+
+def figure_4(squares: Sequence[Square], shape: tuple[int, int, int], steps: int) -> Figure:
+    """Figure 4: all that lies between four samples, for a latent code each."""
+    panels = {
+        f"latent code {letter}": one.images(steps).unflatten(-1, shape)
+        for letter, one in zip("AB", squares, strict=True)
+    }
+    return grids(panels, steps, frame=corners_of(steps))
+
+
+def two_ways(compared: Comparison, steps: int) -> Figure:
+    """One square in the observation space, and by way of latent codes of the same corners."""
+    panels = {
+        "between noises ω_p: one decoder pass": compared.observation,
+        f"between codes z of the corners: {steps**2} passes": compared.latent,
+    }
+    return grids(panels, steps, frame=corners_of(steps))
+
+
+def sweeps(tiles: Tensor, values: Tensor, title: str | None = None) -> Figure:
+    """Figures 5, 9 and 10: a row for each component, a column for each scale.
+
+    tiles (components, scales, C, H, W); values (scales,). The column of scale 1 is the sample.
+    """
+    rows, columns, _, height, width = tiles.shape
+    canvas = tile(tiles.flatten(0, 1), columns)
+    with plt.style.context(STYLE):
+        tall = WIDTH * canvas.shape[0] / canvas.shape[1]
+        figure, ax = plt.subplots(figsize=(WIDTH, tall + 0.4), layout="constrained")
+        ax.imshow(canvas)
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0, labelsize=7)
+        across = (np.arange(columns) + 0.5) * (width + GAP)
+        ax.set_xticks(across, [f"{v:g}".replace("-", "−") for v in values.tolist()])
+        down = (np.arange(rows) + 0.5) * (height + GAP)
+        ax.set_yticks(down, [str(number + 1) for number in range(rows)])
+        ax.xaxis.tick_top()
+        ax.set(xlabel="scale of the component", ylabel="component")
+        ax.xaxis.set_label_position("top")
+        if title:
+            ax.set_title(title)
+    return figure
+
+
+def shares_by_region(panels: dict[str, tuple[Tensor, Tensor, Sequence[str]]]) -> Figure:
+    """Heat maps of {title: (shares (regions, columns), areas (regions,), names)} in percent.
+
+    The first column, set apart, is the share of the picture's area.
+    """
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(
+            len(panels), 1, figsize=(WIDTH, 2.1 * len(panels)), layout="constrained", squeeze=False
+        )
+        for ax, (title, (shares, areas, names)) in zip(axes[:, 0], panels.items(), strict=True):
+            gap = torch.full((len(names), 1), torch.nan)
+            table = 100 * torch.cat([areas[:, None], gap, shares], 1).numpy()
+            ax.imshow(table, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+            for (row, column), value in np.ndenumerate(table):
+                if np.isfinite(value):
+                    colour = "white" if value < 60 else "black"
+                    text = f"{value:.0f}"
+                    ax.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+            labels = ["area", "", *(str(k + 1) for k in range(shares.shape[1]))]
+            ax.set_xticks(range(table.shape[1]), labels, fontsize=8)
+            ax.set_yticks(range(len(names)), names, fontsize=8)
+            ax.tick_params(length=0)
+            ax.spines[:].set_visible(False)
+            ax.set_title(f"{title}: share of a component's energy (%)")
+        axes[-1, 0].set_xlabel("principal component")
+    return figure
+
+
+def figure_6(p: LowRankNormal, strokes: Sequence[Stroke], shape: Shape, std: float) -> Figure:
+    """Figures 6 and 11: edits in sequence, with the paper's exact edits and with soft ones."""
+    rows = {
+        "exact": editing.story(p, strokes, shape),
+        f"soft, σ = {std:.2f}": editing.story(p, editing.soft(strokes, std), shape),
+    }
+    titles = [title for _ in strokes for title in ("an edit", "what follows from it")]
+    circles = [pixels for one in strokes for pixels in (one.pixels, ())]
+    return edited(rows, titles, circles)
+
+
+def figure_12(p: LowRankNormal, stroke: Stroke, shape: Shape, std: float) -> Figure:
+    """Figures 12, 13 and 14: one edit, and what follows from it when it is exact or soft."""
+    exact, soft = (editing.story(p, [one], shape) for one in (stroke, *editing.soft([stroke], std)))
+    titles = ("the edit", "exact", f"soft, σ = {std:.2f}")
+    return edited({"": torch.cat([exact, soft[1:]])}, titles, [stroke.pixels])
+
+
+def softness(p: Sequence[LowRankNormal], stroke: Stroke, shape: Shape, stds: Sequence[float]):
+    """One stroke from exact to soft on several distributions, and the noise that it asks for."""
+    rows, notes = {}, {}
+    for number, one in enumerate(p):
+        label = f"face {number + 1}"
+        variants = [editing.soft([stroke], std) for std in stds]
+        images = [editing.condition(one, edits, shape).mean for edits in variants]
+        lengths = [editing.noise_length(one, edits, shape) for edits in variants]
+        first = editing.story(one, [stroke], shape)[0]
+        rows[label] = torch.cat([first[None], torch.stack(images).unflatten(-1, shape)])
+        notes[label] = ["", *(f"‖ω‖ = {length:.1f}" for length in lengths)]
+    titles = ["the edit", *("exact" if std == 0 else f"σ = {std:g}" for std in stds)]
+    return edited(rows, titles, [stroke.pixels], notes)
+
+
+def given_edits(p: LowRankNormal, strokes: Sequence[Stroke], shape: Shape, count: int) -> Figure:
+    """The same noises before an edit and after each: samples that respect the edits."""
+    stream = torch.Generator().manual_seed(0)
+    noises = [torch.randn(count, n, generator=stream).to(p.loc) for n in (p.rank, *p.loc.shape * 2)]
+    drawn = p.rsample_from(noises[0], noises[1])
+    rows = {}
+    for number in range(len(strokes) + 1):
+        pairs = zip(drawn, noises[2], strict=True)
+        moved = [editing.condition_sample(p, y, strokes[:number], shape, eta) for y, eta in pairs]
+        label = "samples" if number == 0 else f"given {number} edit{'s' * (number > 1)}"
+        rows[label] = torch.stack(moved).unflatten(-1, shape)
+    painted = [pixel for one in strokes for pixel in one.pixels]
+    circles = [painted] if len(strokes) == 1 else []
+    return edited(rows, [""] * count, circles)
+
+
+def uncertainty(p: LowRankNormal, strokes: Sequence[Stroke], shape: Shape, std: float) -> Figure:
+    """Standard deviations, over channels, before and after edits, exact and soft."""
+
+    def maps(edits):
+        steps = [editing.condition(p, edits[:n], shape) for n in range(len(edits) + 1)]
+        return torch.stack([q.variance.unflatten(-1, shape).mean(0).sqrt() for q in steps])
+
+    rows = {"exact": maps(list(strokes)), f"soft, σ = {std:.2f}": maps(editing.soft(strokes, std))}
+    titles = ["before", *(f"after edit {number + 1}" for number in range(len(strokes)))]
+    return spreads(rows, titles, robust_limit(rows["exact"][0]))
+
+
+def edited(
+    rows: dict[str, Tensor],
+    titles: Sequence[str],
+    strokes: Sequence[Sequence[int]] = (),
+    notes: dict[str, Sequence[str]] | None = None,
+) -> Figure:
+    """Rows of pictures, {label: images (N, C, H, W)}, under column titles.
+
+    `strokes` are the painted pixels of column 0, 1, ...: a circle around them, as in the paper, is
+    for illustration only. `notes` are written under the pictures of a row.
+    """
+    count, _, height, width = next(iter(rows.values())).shape
+    side = min(2.4, WIDTH / count)
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(
+            len(rows), count, layout="constrained", squeeze=False,
+            figsize=(side * count + 0.8, (side * height / width + 0.2) * len(rows) + 0.25),
+        )  # fmt: skip
+        for line, (label, images) in zip(axes, rows.items(), strict=True):
+            for column, (ax, image) in enumerate(zip(line, images, strict=True)):
+                ax.imshow(tile(image[None], 1))
+                ax.set(xticks=[], yticks=[])
+                ax.spines[:].set_visible(False)
+                if notes:
+                    ax.set_xlabel(notes[label][column], fontsize=8)
+                if column < len(strokes) and len(strokes[column]):
+                    y, x = np.divmod(np.asarray(strokes[column]), width)
+                    radius = np.hypot(np.ptp(x) + 1, np.ptp(y) + 1) / 2 + 0.04 * height
+                    centre = (x.min() + x.max()) / 2, (y.min() + y.max()) / 2
+                    ax.add_patch(plt.Circle(centre, radius, fill=False, ec="red", lw=1.5))
+            line[0].set_ylabel(label, fontsize=9)
+        for ax, title in zip(axes[0], titles, strict=True):
+            ax.set_title(title, fontsize=9)
+    return figure
+
+
+def spreads(rows: dict[str, Tensor], titles: Sequence[str], limit: float) -> Figure:
+    """Maps (N, H, W) of standard deviations on one scale from 0 to `limit`."""
+    count, height, width = next(iter(rows.values())).shape
+    side = min(2.2, WIDTH / count)
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(
+            len(rows), count, layout="constrained", squeeze=False,
+            figsize=(side * count + 1.4, (side * height / width + 0.1) * len(rows) + 0.3),
+        )  # fmt: skip
+        for line, (label, maps) in zip(axes, rows.items(), strict=True):
+            for ax, values in zip(line, maps, strict=True):
+                shown = ax.imshow(values.cpu(), cmap="viridis", vmin=0, vmax=limit)
+                ax.set(xticks=[], yticks=[])
+                ax.spines[:].set_visible(False)
+            line[0].set_ylabel(label, fontsize=9)
+        for ax, title in zip(axes[0], titles, strict=True):
+            ax.set_title(title, fontsize=9)
+        figure.colorbar(shown, ax=axes, shrink=0.8, label="standard deviation")
+    return figure
+
+
+def greedy(
+    picture: Tensor, removed: Tensor, chosen: Sequence[int], curves: dict, errors: dict
+) -> Figure:
+    """Which pixels tell most: the first map with the chosen ones, what is left, and the error.
+
+    picture (C, H, W), removed (H, W); curves and errors {label: values after 0, 1, 2 ... pixels}.
+    """
+    width = picture.shape[-1]
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(1, 4, figsize=(WIDTH, 2.9), layout="constrained")
+        axes[0].imshow(tile(picture[None], 1))
+        axes[0].set_title("mean, and the first ten")
+        shown = axes[1].imshow(removed.cpu(), cmap="viridis", vmin=0)
+        axes[1].set_title("variance that one pixel removes")
+        figure.colorbar(shown, ax=axes[1], shrink=0.6)
+        for ax in axes[:2]:
+            ax.set(xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        for number, pixel in enumerate(chosen[:10]):
+            row, column = divmod(pixel, width)
+            axes[0].text(
+                column, row, str(number + 1), ha="center", va="center", fontsize=8, color="white",
+                bbox={"boxstyle": "circle,pad=0.15", "fc": "#c44e52", "ec": "none"},
+            )  # fmt: skip
+        for ax, lines in ((axes[2], curves), (axes[3], errors)):
+            for label, values in lines.items():
+                style = "--" if "random" in label else "-"
+                ax.plot(values, style, lw=1.2, label=label)
+            ax.set(xlabel="pixels known", ylim=(0, None))
+            ax.legend(fontsize=7)
+        axes[2].set_title("variance left (share)")
+        axes[3].set_title("error of the mean (RMSE)")
+    return figure

@@ -37,6 +37,12 @@ class Results:
         self.content["numbers"][name] = {"value": float(f"{value:.6g}"), "unit": unit}
         return value
 
+    def add_all(self, groups: dict[str, dict[str, float]], unit: str = "1") -> None:
+        """{group: {name: value}}, recorded as <group>.<name>."""
+        for group, numbers in groups.items():
+            for name, value in numbers.items():
+                self.add(f"{group}.{name}", value, unit)
+
     def write(self) -> None:
         text = json.dumps(self.content, indent=1, ensure_ascii=False)
         paths.write_text(self.file, text + "\n")
@@ -206,6 +212,92 @@ def calibration_table(measured: dict) -> str:
             values = (number(n["test_calibration"], 2), number(outside, 2), share)
             rows.append((title(name), *values, f"{epsilon:g}", number(outside / epsilon, 2)))
     return markdown_table(header, rows)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def comparison_table(numbers: dict[str, dict[str, float]]) -> str:
+    """{data: numbers of `sos.interpolation.compare`}: what each way costs, keeps and shows."""
+    header = ("data", "interpolated", "decoder passes", "RMSE at the corners", "spread of images")
+    rows = []
+    for data, n in numbers.items():
+        ours, theirs = n["spread_observation"], n["spread_latent"]
+        rows.append((data, "noise ω_p", "1", "0", number(ours, 2)))
+        rmse = number(n["corner_rmse_latent"], 2)
+        rows.append((data, "code z", f"{n['decoder_passes_latent']:.0f}", rmse, number(theirs, 2)))
+    return markdown_table(header, rows)
+
+
+def cost_table(costs: dict[str, dict[str, float]]) -> str:
+    """{data: milliseconds of `sos.interpolation.frame_costs`}."""
+    header = ("data", "next image by noise ω_p", "next image by code z", "ratio")
+    rows = [
+        (data, *(f"{number(c[way], 2)} ms" for way in c), number(c["latent"] / c["observation"], 2))
+        for data, c in costs.items()
+    ]
+    return markdown_table(header, rows)
+
+
+def component_table(panels: dict) -> str:
+    """For each region the component with the largest share of its energy there.
+
+    {data: (shares (regions, R), areas (regions,), names)}, as `sos.plots.shares_by_region` has it.
+    """
+    header = ("data", "region", "its area", "strongest component", "energy there", "over area")
+    rows = []
+    for data, (shares, areas, names) in panels.items():
+        for share, area, name in zip(shares, areas.tolist(), names, strict=True):
+            best = share.max().item()
+            cells = (percent(area), str(int(share.argmax()) + 1), percent(best))
+            rows.append((data, name.replace("\n", " "), *cells, number(best / area, 2)))
+    return markdown_table(header, rows)
+
+
+def effect_table(effects: dict, names: Sequence[str]) -> str:
+    """{kind of edit: (regions, 1 + regions)} of `sos.regions.edit_effects`, in 8-bit gray levels.
+
+    The change of the region that was edited is set in bold.
+    """
+    names = [name.replace("\n", " ") for name in names]
+    header = ("edit", "edited region", "asked for", *(f"change: {name}" for name in names))
+    rows = []
+    for kind, table in effects.items():
+        for row, name in enumerate(names):
+            asked, *changes = (number(255 * x, 2) for x in table[row].tolist())
+            changes[row] = f"**{changes[row]}**"
+            rows.append((kind, name, asked, *changes))
+    return markdown_table(header, rows)
+
+
+def selectivity(table, names: Sequence[str], edited: str, other: str) -> float:
+    """How many times more the edited region changes than another one."""
+    row, column = names.index(edited), names.index(other)
+    return (table[row, 1 + row] / table[row, 1 + column]).item()
+
+
+def benchmark(name: str) -> dict:
+    """What benchmarks/<name>.json holds; empty where that was not run or does not travel along."""
+    try:
+        return json.loads((paths.ROOT / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+PAGE = (
+    "Each button is a distribution over images that the decoder of a variational autoencoder "
+    "predicted. Paint on it, and the rest of the image follows: the mean, or a sample, of the "
+    "distribution given your strokes. All of it is computed in this page; nothing is sent away."
+)
+
+
+def editing_speed() -> str:
+    """The committed timings of benchmarks/editing.py."""
+    content = benchmark("editing")
+    header = ("what", "image", "ours", "target", "other", "ratio")
+    rows = content.get("rows") or [[NOT_RUN] * len(header)]
+    return markdown_table(header, rows) + f"\n{content.get('machine', '')}\n"
 
 
 def unit(name: str) -> str:

@@ -36,6 +36,7 @@ class Notebook:
         return paths.NOTEBOOKS / f"{self.name}.ipynb"
 
 
+SOS_MODELS = ("faces-sos", "brains-sos")
 NOTEBOOKS = (
     Notebook("00_start_here", "3.3", "this map, a tour of the distribution, the images"),
     Notebook(
@@ -43,6 +44,24 @@ NOTEBOOKS = (
         "4.1",
         "Figures 1 and 2a–d, Table 1 (first eight rows), coherence",
         ("faces-beta", "faces-sos", "brains-beta", "brains-sos"),
+    ),
+    Notebook(
+        "03_interpolation",
+        "4.2",
+        "Figure 4, and the same by way of the latent space",
+        SOS_MODELS,
+    ),
+    Notebook(
+        "04_component_scaling",
+        "4.3, B",
+        "Figures 5, 9, 10, what each component moves",
+        SOS_MODELS,
+    ),
+    Notebook(
+        "05_interactive_editing",
+        "4.4, C",
+        "Figures 6, 11–14, samples and uncertainty given edits, soft edits, pages",
+        SOS_MODELS,
     ),
 )
 

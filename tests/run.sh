@@ -21,6 +21,13 @@ export TMPDIR="$scratch/tmp"
 mkdir "$TMPDIR"
 export JUPYTER_PREFER_ENV_PATH=1
 
+# Tests in a browser are skipped where none is found; CI on Debian fetches one instead.
+if [ -n "${CI:-}" ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null &&
+    ! command -v chromium >/dev/null; then
+    { apt-get update && apt-get install --yes --no-install-recommends chromium; } \
+        </dev/null >"$scratch/apt.log" 2>&1 || tail -n 5 "$scratch/apt.log" >&2
+fi
+
 "$python" -m pytest --rootdir "$root" -c "$root/pyproject.toml" --basetemp "$scratch/pytest" \
     --nbval --nbval-current-env --nbval-cell-timeout=600 --nbval-kernel-startup-timeout=300 \
     "$root/tests" "$root/notebooks" "$@" </dev/null

@@ -265,3 +265,38 @@ def test_distributions_of_another_shape_are_refused():
         with pytest.raises(ValueError, match="channels x height x width"):
             editing.condition(wrong, [editing.stroke([0], 0.5, size)], size)
     assert editing.condition(batch[1], [editing.stroke([0], 0.5, shape)], shape).mean[0] == 0.5
+
+
+# ---- stories
+
+
+def test_story_alternates_paint_and_what_follows():
+    p, shape = build("colour")
+    strokes = [editing.stroke([1], 0.9, shape), editing.stroke([7, 8], 0.1, shape, 0.05)]
+    images = editing.story(p, strokes, shape).flatten(1)
+    after = [editing.condition(p, strokes[:k], shape).mean for k in (1, 2)]
+    assert torch.equal(images[1], after[0]) and torch.equal(images[3], after[1])
+    different = (images[0] != p.mean).nonzero().flatten().tolist()
+    assert different == [1, 13, 25] and (images[0, different] == 0.9).all()
+    assert (images[2] != after[0]).nonzero().flatten().tolist() == [7, 8, 19, 20, 31, 32]
+
+
+def test_sketches_scale_with_the_canvas():
+    points, size = [(0.3, 0.2), (0.7, 0.2)], 0.1
+    for height, width in ((40, 30), (80, 60), (200, 150)):
+        one = editing.sketch(points, size, 0.5, (1, height, width))
+        rows, columns = np.divmod(one.pixels, width)
+        assert rows.mean() / height == pytest.approx(0.2, abs=0.02)
+        assert len(one.pixels) / (height * width) == pytest.approx(0.05, rel=0.3)
+        assert columns.min() / width == pytest.approx(0.27, abs=0.04)
+
+
+def test_noise_length_is_that_of_the_regression():
+    p, shape = build("colour")
+    one = [editing.stroke([2, 5], 0.9, shape, 0.1)]
+    index, values, variance = editing.edits(one, shape)
+    rows = p.cov_factor[index]
+    weight = 1 / (p.cov_diag[index] + variance)
+    gram = torch.eye(p.rank).double() + rows.T * weight @ rows
+    omega = torch.linalg.solve(gram, rows.T @ (weight * (values - p.loc[index])))
+    assert editing.noise_length(p, one, shape) == pytest.approx(omega.norm().item(), rel=1e-6)

@@ -47,7 +47,7 @@ def test_diagonal_noise_is_the_same_in_every_image():
         torch.rand(40, generator=generator), torch.randn(40, 6, generator=generator), 0.3
     )
     still = torch.randn(40, generator=generator)
-    images = interpolation.observation_grid(p, corners().float(), still, 4)
+    images = interpolation.Square(p, corners().float(), still).images(4)
     omega = interpolation.bilinear(corners().float(), 4)
     torch.testing.assert_close(images, p.loc + omega @ p.cov_factor.mT + 0.3**0.5 * still)
 
@@ -58,14 +58,53 @@ def test_bad_corners_are_refused(shape, steps):
         interpolation.bilinear(torch.zeros(shape), steps)
 
 
-def test_latent_grid_decodes_each_code():
+@pytest.fixture(scope="module")
+def vae():
     e = config.profile("smoke").experiments["faces-sos"]
-    vae = VAE(e.data, e.network).eval()
-    images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    codes, means = interpolation.latent_grid(vae, images, 3)
-    with torch.no_grad():
-        torch.testing.assert_close(codes[[0, 2, 6, 8]], vae.encode(images)[0], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(means[4], vae.decode(codes[4:5]).mean[0], rtol=1e-4, atol=1e-5)
+    torch.manual_seed(0)
+    made = VAE(e.data, e.network).eval().requires_grad_(False)
+    made.head.mean.weight *= 1e4  # untrained heads give one and the same image
+    made.head.factor.weight *= 1e4
+    return made
+
+
+def test_comparison_decodes_the_codes_of_the_corners(vae):
+    between = interpolation.square(vae.decode(vae.prior(1))[0], seed=0)
+    found = interpolation.compare(vae, between, 3)
+    assert found.observation.shape == found.latent.shape == (9, 3, 32, 32)
+    corners = found.observation[[0, 2, 6, 8]]
+    torch.testing.assert_close(
+        corners.flatten(1),
+        between.p.rsample_from(between.corners, between.noise_diag),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    codes = vae.encode(corners.clamp(0, 1))[0]
+    middle = interpolation.bilinear_at(codes, 0.5, 0.5)
+    images = vae.images(vae.decode(torch.cat([codes, middle[None]])).mean)
+    torch.testing.assert_close(found.latent[[0, 2, 6, 8, 4]], images, rtol=1e-3, atol=1e-4)
+    error = (images[:4] - corners).square().mean().sqrt().item()
+    assert found.numbers["corner_rmse_latent"] == pytest.approx(error, rel=1e-3)
+    assert found.numbers["decoder_passes_latent"] == 9
+
+
+def test_squares_repeat(vae):
+    p = vae.decode(torch.zeros(1, vae.latent))[0]
+    one, two, other = (interpolation.square(p, seed) for seed in (1, 1, 2))
+    assert torch.equal(one.images(3), two.images(3))
+    assert not torch.equal(one.corners, other.corners)
+
+
+def test_straight_lines_cut_the_corner():
+    right_angle = torch.eye(4)[:, :4]
+    lengths = interpolation.middle_lengths(right_angle)
+    assert lengths["middle_length_spherical"] == pytest.approx(1)
+    assert lengths["middle_length_straight"] == pytest.approx(0.5**0.5)
+
+
+def test_frame_costs_are_times(vae):
+    costs = interpolation.frame_costs(vae, interpolation.square(vae.decode(vae.prior(1))[0], 0))
+    assert set(costs) == {"observation", "latent"} and min(costs.values()) > 0
 
 
 def test_costs_are_medians_of_what_was_called():

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from sos import config, editing
+from sos import config, editing, evaluation, models, paths
 from sos.low_rank_normal import LowRankNormal
 from sos.vae import VAE
 from sos.widgets import Editor, Pad, Sampler, VAESampler, export_page
@@ -325,6 +325,9 @@ def test_vae_sampler_decodes_between_its_ends():
     left, before = tool.ends[0].clone(), tool._pictures[0].value
     tool.renew(0)
     assert not torch.equal(tool.ends[0], left) and tool._pictures[0].value != before
+    ends = [picture.value for picture in tool._pictures]
+    tool.sampler.new_sample()  # a new noise shows at the ends too
+    assert all(picture.value != old for picture, old in zip(tool._pictures, ends, strict=True))
 
 
 def test_rank_zero_sampler():
@@ -397,3 +400,23 @@ def test_strokes_survive_as_json(editor):
     assert json.loads(json.dumps(editor.strokes)) == [
         json.loads(json.dumps(asdict(one))) for one in editor.edits
     ]
+
+
+# ---- the committed pages
+
+
+@pytest.mark.parametrize("data", ["faces", "brains"])
+def test_committed_pages_are_current(data):
+    """Small enough, of this module, and of the released weights' distributions."""
+    file = paths.ROOT / "figures" / "demo" / f"{data}.html"
+    assert file.stat().st_size < 5e6
+    content, module = page_parts(file.read_text(encoding="utf-8"))
+    assert module == MODULE.read_text(encoding="utf-8"), "run notebook 05 again"
+    experiment = config.profile("demo").experiments[f"{data}-sos"]
+    p = evaluation.draw(models.load_or_train(experiment, "shipped"), 8, seed=5).p
+    assert content["state"]["shape"] == [
+        experiment.data.channels, experiment.data.height, experiment.data.width
+    ]  # fmt: skip
+    for k, one in enumerate(content["distributions"]):
+        mean = np.frombuffer(base64.b64decode(one["mean"]), np.float16).astype(np.float32)
+        close(torch.from_numpy(mean), p[k].mean.cpu(), 5e-3)

@@ -361,6 +361,12 @@ function place(event, element) {
   return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
 }
 
+/** Styles the root, and keeps what is typed here from JupyterLab, which looks at the focus first. */
+function adopt(el) {
+  el.classList.add("sos");
+  el.addEventListener("focusin", (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true"));
+}
+
 const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 // ----------------------------------------------------------------------------------------- editor
@@ -590,8 +596,7 @@ function renderEditor({ model, el }) {
     uncertainty.checked = get("uncertainty");
   }
 
-  el.classList.add("sos");
-  el.setAttribute("data-lm-suppress-shortcuts", "true"); // arrow keys are ours, not JupyterLab's
+  adopt(el);
   el.append(
     make("div", { className: "sos-left" }, board.element, status),
     make("div", { className: "sos-right", role: "group", "aria-label": "Tools" },
@@ -675,8 +680,7 @@ function renderPad({ model, el }) {
     set(model, { corners: [0, 1, 2, 3].map((k) => Array.from(all.slice(k * p.rank, (k + 1) * p.rank))) });
   } }, "New corners");
 
-  el.classList.add("sos");
-  el.setAttribute("data-lm-suppress-shortcuts", "true");
+  adopt(el);
   el.append(make("div", { className: "sos-left" }, board.element),
     make("div", { className: "sos-right", role: "group", "aria-label": "Interpolation" }, pad, across.element, down.element, again));
   const stops = [

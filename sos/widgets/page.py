@@ -57,3 +57,9 @@ def entry(name: str, seed: int, p: LowRankNormal, shape: Shape) -> dict:
         "name": name, "seed": seed, "scales": [1.0] * p.rank,
         "omega": corners[0].round(4).tolist(), "corners": corners.round(4).tolist(),
     }  # fmt: skip
+
+
+def room_for(p: LowRankNormal, most: int, bytes_: float = 4.9e6) -> int:
+    """How many distributions of the batch p fit into a page of that size; one at least."""
+    each = 2 * 4 / 3 * p.event_shape[0] * (p.rank + 1)
+    return max(1, min(most, len(p.loc), int((bytes_ - 60_000) / each)))

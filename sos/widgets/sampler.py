@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sos import editing
+from sos.components import sweep, sweep_values
 from sos.editing import Shape
 from sos.low_rank_normal import LowRankNormal, slerp
 from sos.plots import tile
@@ -72,7 +73,11 @@ class Sampler(Still, widgets.HBox):
             buttons.insert(1, button("New latent", tip, work))
         grid = widgets.GridBox(
             self.sliders,
-            layout=widgets.Layout(grid_template_columns="repeat(2, 250px)", grid_gap="0 8px"),
+            layout=widgets.Layout(
+                grid_template_columns="repeat(2, 250px)",
+                grid_gap="0 8px",
+                align_content="flex-start",
+            ),
         )
         left = widgets.VBox([self._picture, widgets.HBox(buttons), self.view])
         super().__init__([left, grid], layout=widgets.Layout(flex_flow="row wrap"))
@@ -127,10 +132,10 @@ class Sampler(Still, widgets.HBox):
 
     def tiles(self) -> Tensor:
         """Each component from -5 to 5 while the others stay at their sliders: (R·11, C, H, W)."""
-        scales = self.scales.expand(len(self.sliders), 11, -1).clone()
-        for number in range(len(self.sliders)):
-            scales[number, :, number] = torch.linspace(-REACH, REACH, 11)
-        return self.samples(scales, self.noise_factor).flatten(0, 1)
+        values = sweep_values(REACH, interval=1.0)
+        noises = self.noise_factor, self.noise_diag
+        tiles = sweep(self._p, *(noise.to(self._p.loc) for noise in noises), self.scales, values)
+        return tiles.flatten(0, 1).unflatten(-1, self.shape)
 
     def new_sample(self) -> None:
         """Draws new noise."""
@@ -184,8 +189,9 @@ class VAESampler(Still, widgets.VBox):
             [sides[0], self.t, sides[1]], layout=widgets.Layout(align_items="center")
         )
         super().__init__([row, self.sampler])
-        self.t.observe(lambda _: self.draw(), "value")
-        self.draw()
+        self.t.observe(lambda _: self._draw_middle(), "value")
+        self.sampler._picture.observe(lambda _: self._follow_noise(), "value")
+        self._draw_ends()
 
     def _new(self) -> Tensor:
         return torch.randn(self.vae.latent, generator=self._stream)
@@ -202,13 +208,21 @@ class VAESampler(Still, widgets.VBox):
     def renew(self, end: int) -> None:
         """A new code at the left (0) or right (1) end."""
         self.ends[end] = self._new()
-        self.draw()
+        self._draw_middle()
+        self._draw_ends()
 
-    def draw(self) -> None:
-        """Renews the three pictures; the ends show samples with the middle's noise."""
+    def _draw_middle(self) -> None:
         self.sampler.show_distribution(self._decode(self.z))
+
+    def _follow_noise(self) -> None:
+        if self.sampler.noise_factor is not self._noise:
+            self._draw_ends()
+
+    def _draw_ends(self) -> None:
+        """Samples of both ends, with the noise of the one between them."""
+        s, self._noise = self.sampler, self.sampler.noise_factor
         for picture, z in zip(self._pictures, self.ends, strict=True):
-            p, s = self._decode(z), self.sampler
+            p = self._decode(z)
             y = p.rsample_from(s.noise_factor.to(p.loc), s.noise_diag.to(p.loc))
             picture.value = png(y.unflatten(-1, s.shape), 2)
 

@@ -1,0 +1,396 @@
+"""The widgets in JupyterLab and the exported page, as a user's hands meet them.
+
+Skipped where no Chromium or Chrome is found: see tests/browser.py.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import browser
+import nbformat
+import pytest
+import torch
+from jupyter_client import BlockingKernelClient
+from nbformat import v4
+
+from sos import editing, paths
+from sos.low_rank_normal import LowRankNormal
+from sos.widgets import Editor, export_page
+
+pytestmark = pytest.mark.skipif(
+    browser.executable() is None, reason="no Chromium or Chrome found; set SOS_CHROMIUM to one"
+)
+
+SHAPE = (3, 24, 20)
+SETUP = """
+import torch
+from sos.low_rank_normal import LowRankNormal
+from sos.widgets import Editor, Pad, Sampler
+generator = torch.Generator().manual_seed(0)
+size = 3 * 24 * 20
+factor = 0.1 * torch.randn(size, 6, generator=generator)
+p = LowRankNormal(torch.full((size,), 0.5), factor, 1e-3)
+"""
+CANVAS = ".sos canvas[role=application]"
+
+
+def distribution() -> LowRankNormal:
+    names: dict = {}
+    exec(SETUP, names)
+    return names["p"]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with browser.launched() as running:
+        yield running
+
+
+# ---- a running JupyterLab
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A server with one notebook: its address, and the folder of its connection files."""
+    folder, runtime = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("runtime")
+    cells = [SETUP, "editor = Editor(p, (3, 24, 20)); editor", "sampler = Sampler(p, (3, 24, 20))",
+             "sampler", "pad = Pad(p, (3, 24, 20)); pad", "print('READY')"]  # fmt: skip
+    notebook = v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3"}
+    nbformat.write(notebook, folder / "widgets.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")]))
+    server = subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
+         f"--port={port}", "--IdentityProvider.token=", "--ServerApp.password=",
+         f"--ServerApp.root_dir={folder}", "--LabApp.news_url=", "--ServerApp.port_retries=0"],
+        env=os.environ | {"JUPYTER_RUNTIME_DIR": str(runtime), "PYTHONPATH": path,
+                          "JUPYTERLAB_SETTINGS_DIR": str(runtime / "settings"),
+                          "JUPYTERLAB_WORKSPACES_DIR": str(runtime / "workspaces")},
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(lambda: answers(f"{address}/api"), 60)
+        yield address, runtime
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def answers(url: str) -> bool:
+    try:
+        return urlopen(url, timeout=2).status == 200
+    except (URLError, OSError):
+        return False
+
+
+def wait_for(condition, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "gave up waiting"
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def opened(lab, chromium):
+    """The notebook in JupyterLab with all cells run, and a function that asks its kernel."""
+    address, runtime = lab
+    with browser.page(chromium, 1400, 2600) as page:
+        page.goto(f"{address}/lab/tree/widgets.ipynb?reset")
+        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        wait_for(lambda: json.load(urlopen(f"{address}/api/sessions")), 60)
+        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60_000)
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        ready = "() => [...document.querySelectorAll('.jp-OutputArea-output')]"
+        page.wait_for_function(
+            f"{ready}.some((e) => e.textContent.includes('READY'))", timeout=120_000
+        )
+        page.wait_for_selector(CANVAS)
+        with kernel_of(address, runtime) as ask:
+            yield page, ask
+
+
+@contextmanager
+def kernel_of(address, runtime):
+    (session,) = json.load(urlopen(f"{address}/api/sessions"))
+    file = runtime / f"kernel-{session['kernel']['id']}.json"
+    client = BlockingKernelClient(connection_file=str(file))
+    client.load_connection_file()
+    client.start_channels()
+
+    def ask(expression: str):
+        reply = client.execute(
+            "", user_expressions={"x": f"__import__('json').dumps({expression})"}
+        )
+        while True:
+            message = client.get_shell_msg(timeout=30)
+            if message["parent_header"].get("msg_id") == reply:
+                break
+        result = message["content"]["user_expressions"]["x"]
+        assert result["status"] == "ok", result
+        return json.loads(result["data"]["text/plain"][1:-1].replace("\\'", "'"))
+
+    try:
+        yield ask
+    finally:
+        client.stop_channels()
+
+
+def stroke(page, canvas, start, end) -> None:
+    """Draws from start to end, in shares of the canvas."""
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    points = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in (start, end)]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    page.mouse.move(*points[1], steps=8)
+    page.mouse.up()
+
+
+def test_painting_in_jupyterlab_reaches_the_kernel(opened):
+    page, ask = opened
+    assert ask("editor.position") == 0
+    root = page.locator(".sos").first
+    canvas = root.locator("canvas[role=application]")
+    stroke(page, canvas, (0.2, 0.25), (0.7, 0.25))
+    wait_for(lambda: ask("editor.position") == 1, 10)
+    # What JavaScript painted is what Python's brush would paint, and what follows is the same.
+    strokes = [editing.Stroke(**one) for one in ask("editor.strokes")]
+    path = [(0.2 * 20, 0.25 * 24), (0.7 * 20, 0.25 * 24)]
+    expected = set(editing.brush(path, 3, SHAPE))
+    assert len(expected ^ set(strokes[0].pixels)) <= 4  # the mouse moves in whole screen pixels
+    mean = torch.tensor(ask("editor.conditional.mean.tolist()"))
+    again = editing.condition(distribution(), strokes, SHAPE).mean
+    torch.testing.assert_close(mean, again)
+    shown = page.evaluate(
+        """() => { const c = document.querySelector('.sos canvas');
+        return Array.from(c.getContext('2d').getImageData(0, 0, 20, 24).data); }"""
+    )
+    pixels = torch.tensor(shown).view(24, 20, 4)[..., :3].permute(2, 0, 1).flatten()
+    assert (pixels - (255 * again).clamp(0, 255)).abs().max() <= 1
+
+    root.locator("summary").click()
+    slider = root.locator(".sos-components input").first
+    slider.fill("2.5")
+    wait_for(lambda: ask("editor.scales[0]") == 2.5, 10)
+    assert ask("editor.view") == "sample"
+    root.get_by_role("button", name="Undo").click()
+    wait_for(lambda: ask("editor.position") == 0, 10)
+    assert ask("len(editor.strokes)") == 1 and ask("editor.edits") == []
+    root.get_by_role("button", name="Redo").click()
+    wait_for(lambda: ask("editor.position") == 1, 10)
+    assert page.errors == []
+
+
+def test_arrow_keys_stay_in_the_widget(opened):
+    page, ask = opened
+    root = page.locator(".sos").first
+    root.get_by_role("button", name="Reset").click()
+    wait_for(lambda: ask("editor.strokes") == [], 10)
+    root.locator("canvas[role=application]").focus()
+    for key in ("ArrowLeft", "ArrowUp", "Shift+ArrowUp", "Space"):
+        page.keyboard.press(key)
+    wait_for(lambda: ask("editor.position") == 1, 10)
+    (one,) = ask("editor.strokes")
+    middle = one["pixels"][len(one["pixels"]) // 2]
+    assert divmod(middle, 20) == (12 - 6, 10 - 1)
+    page.keyboard.press("Control+z")
+    wait_for(lambda: ask("editor.position") == 0, 10)
+    slider = root.locator(".sos-components input").nth(2)
+    slider.focus()
+    before = ask("editor.scales[2]")
+    page.keyboard.press("ArrowRight")
+    wait_for(lambda: ask("editor.scales[2]") == pytest.approx(before + 0.1), 10)
+
+
+def test_the_kernel_moves_the_picture(opened):
+    page, ask = opened
+    script = "() => document.querySelector('.sos canvas').toDataURL()"
+    before = page.evaluate(script)
+    ask("editor.paint([5, 6, 7], [1.0, 0.0, 0.0])")
+    page.wait_for_function(f"(before) => ({script})() !== before", arg=before, timeout=10_000)
+    assert "3 pixels edited" in page.locator(".sos-status").first.inner_text()
+
+
+def test_sampler_in_jupyterlab(opened):
+    page, ask = opened
+    handle = page.locator(".jupyter-widgets .noUi-handle").first
+    handle.scroll_into_view_if_needed()
+    before = ask("hash(bytes(sampler._picture.value))")
+    handle.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+    wait_for(lambda: ask("sampler.sliders[0].value") == pytest.approx(1.5), 10)
+    assert ask("hash(bytes(sampler._picture.value))") != before
+    page.get_by_role("button", name="Reset", exact=True).last.click()
+    wait_for(lambda: ask("sampler.sliders[0].value") == 1.0, 10)
+    noise = ask("sampler.noise_factor.tolist()")
+    page.locator("button.jupyter-button", has_text="New sample").click()
+    wait_for(lambda: ask("sampler.noise_factor.tolist()") != noise, 10)
+
+
+def test_pad_in_jupyterlab(opened):
+    page, ask = opened
+    pad = page.locator(".sos-pad")
+    stroke(page, pad, (0.5, 0.5), (0.25, 0.75))
+    wait_for(lambda: ask("pad.x") == pytest.approx(0.25, abs=0.02), 10)
+    assert ask("pad.y") == pytest.approx(0.75, abs=0.02)
+    pad.focus()
+    page.keyboard.press("ArrowRight")
+    wait_for(lambda: ask("pad.x") == pytest.approx(0.27, abs=0.02), 10)
+    assert page.errors == []
+
+
+# ---- the page
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory):
+    names = {
+        "one": distribution(),
+        "two": LowRankNormal(distribution().mean, -distribution().cov_factor),
+    }
+    return export_page(tmp_path_factory.mktemp("page") / "p.html", names, SHAPE, "Page")
+
+
+@pytest.fixture
+def shown(target, chromium):
+    with browser.page(chromium, touch=True) as page:
+        page.goto(target.as_uri())
+        page.wait_for_function("globalThis.sos")
+        yield page
+        assert page.refused == [] and page.errors == []
+
+
+def state(page, name, widget="editor"):
+    return page.evaluate(f"sos.{widget}.get('{name}')")
+
+
+def picture(page, selector="#editor canvas"):
+    return page.evaluate(f"document.querySelector('{selector}').toDataURL()")
+
+
+def settle(page):
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def test_page_paints_scales_and_undoes_without_a_network(shown):
+    blank = picture(shown)
+    stroke(shown, shown.locator(f"#editor {CANVAS.split()[1]}"), (0.3, 0.3), (0.6, 0.6))
+    settle(shown)
+    painted = picture(shown)
+    assert state(shown, "position") == 1 and painted != blank
+    shown.locator("#editor summary").click()
+    shown.locator("#editor .sos-components input").nth(1).fill("-3")
+    settle(shown)
+    assert state(shown, "scales")[1] == -3 and picture(shown) != painted
+    shown.get_by_role("button", name="All to 1").click()
+    shown.get_by_role("radio", name="mean").check()
+    settle(shown)
+    assert picture(shown) == painted
+    shown.get_by_role("button", name="Undo").click()
+    settle(shown)
+    assert state(shown, "position") == 0 and picture(shown) == blank
+    shown.get_by_role("button", name="Redo").click()
+    settle(shown)
+    assert picture(shown) == painted
+
+
+def test_page_agrees_with_python(shown):
+    stroke(shown, shown.locator(f"#editor {CANVAS.split()[1]}"), (0.3, 0.3), (0.6, 0.6))
+    settle(shown)
+    strokes = [editing.Stroke(**one) for one in state(shown, "strokes")]
+    editor = Editor(distribution(), SHAPE, strokes=state(shown, "strokes"), position=1)
+    expected = editor.image()
+    assert torch.equal(expected.flatten(), editing.condition(distribution(), strokes, SHAPE).mean)
+    data = shown.evaluate(
+        """() => { const c = document.querySelector('#editor canvas');
+        return Array.from(c.getContext('2d').getImageData(0, 0, 20, 24).data); }"""
+    )
+    pixels = torch.tensor(data).view(24, 20, 4)[..., :3].permute(2, 0, 1)
+    assert (pixels - (255 * expected).clamp(0, 255)).abs().max() <= 2  # the page has half precision
+
+
+def test_touch_draws(shown):
+    box = shown.locator(f"#editor {CANVAS.split()[1]}").bounding_box()
+    client = shown.context.new_cdp_session(shown)
+    at = {"x": box["x"] + 0.5 * box["width"], "y": box["y"] + 0.5 * box["height"]}
+    client.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [at]})
+    further = at | {"x": at["x"] + 0.25 * box["width"]}
+    client.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [further]})
+    client.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    shown.wait_for_function("sos.editor.get('position') === 1")
+    columns = [pixel % 20 for pixel in state(shown, "strokes")[0]["pixels"]]
+    assert max(columns) - min(columns) >= 5
+
+
+def test_hovering_and_strokes_off_the_canvas_change_nothing(shown):
+    blank = picture(shown)
+    canvas = shown.locator(f"#editor {CANVAS.split()[1]}")
+    box = canvas.bounding_box()
+    shown.mouse.move(box["x"] + 30, box["y"] + 30)
+    shown.mouse.move(box["x"] + 90, box["y"] + 60, steps=4)
+    settle(shown)
+    assert picture(shown) == blank and state(shown, "strokes") == []
+    stroke(shown, canvas, (1.4, 0.5), (1.8, 0.9))  # begins beside the canvas
+    assert state(shown, "strokes") == []
+    stroke(shown, canvas, (0.9, 0.5), (1.7, 0.5))  # leaves it
+    columns = [pixel % 20 for pixel in state(shown, "strokes")[0]["pixels"]]
+    assert max(columns) == 19
+
+
+def test_colours_are_picked_from_the_picture(shown):
+    shown.evaluate("sos.editor.set('colour', [1, 0, 0])")
+    canvas = shown.locator(f"#editor {CANVAS.split()[1]}")
+    shown.get_by_role("button", name="Pick").click()
+    canvas.click(position={"x": 100, "y": 100})
+    assert state(shown, "strokes") == []
+    assert state(shown, "colour") == pytest.approx([0.5] * 3, abs=0.01)  # the mean is gray
+    canvas.click(position={"x": 100, "y": 100})
+    assert state(shown, "position") == 1
+
+
+def test_another_distribution_starts_afresh(shown):
+    first = picture(shown)
+    shown.get_by_role("button", name="New sample").click()
+    settle(shown)
+    sample = picture(shown)
+    assert sample != first
+    stroke(shown, shown.locator(f"#editor {CANVAS.split()[1]}"), (0.3, 0.3), (0.6, 0.6))
+    shown.get_by_role("button", name="two").click()
+    settle(shown)
+    assert state(shown, "strokes") == [] and state(shown, "position") == 0
+    assert shown.get_by_role("button", name="two").get_attribute("aria-pressed") == "true"
+
+
+def test_every_control_has_a_name(shown):
+    shown.locator("#editor summary").click()
+    nameless = shown.evaluate(
+        """() => [...document.querySelectorAll('input, button, canvas[role]')].filter((e) =>
+        !(e.labels?.length || e.textContent.trim() || e.getAttribute('aria-label'))).length"""
+    )
+    assert nameless == 0
+    focusable = shown.locator("#editor :is(input, button, canvas[tabindex])").count()
+    for _ in range(focusable + 4):
+        shown.keyboard.press("Tab")
+    assert shown.evaluate("document.activeElement.closest('#editor, #pad, #chooser') !== null")
+
+
+def test_png_has_the_picture_pixel_for_pixel(shown, tmp_path):
+    from PIL import Image
+
+    with shown.expect_download() as download:
+        shown.get_by_role("button", name="Save PNG").click()
+    download.value.save_as(tmp_path / "sos.png")
+    assert Image.open(tmp_path / "sos.png").size == (20, 24)
