@@ -197,7 +197,7 @@ def test_arrow_keys_stay_in_the_widget(opened):
     page, ask = opened
     root = page.locator(".sos").first
     root.get_by_role("button", name="Reset").click()
-    wait_for(lambda: ask("editor.strokes") == [], 10)
+    wait_for(lambda: ask("editor.position") == 0, 10)
     root.locator("canvas[role=application]").focus()
     for key in ("ArrowLeft", "ArrowUp", "Shift+ArrowUp", "Space"):
         page.keyboard.press(key)

@@ -92,7 +92,7 @@ def test_undo_and_redo_restore_exactly(sequence):
             at = min(at + 1, len(states) - 1)
         elif action == "reset":
             editor.reset()
-            states, at = [[]], 0
+            at = 0
         else:
             pixel, value, std = action
             editor.paint([pixel], value, std)

@@ -350,7 +350,7 @@ function stage(count, label) {
   const element = make("div", { className: "sos-stage" }, ...canvases);
   const resize = ([, height, width], zoom) => {
     for (const canvas of canvases) Object.assign(canvas, { height, width });
-    Object.assign(element.style, { width: `${width * zoom}px`, height: `${height * zoom}px` });
+    Object.assign(element.style, { width: `${width * zoom}px`, aspectRatio: `${width} / ${height}` });
   };
   return { element, canvases, top, resize };
 }
@@ -426,7 +426,7 @@ function renderEditor({ model, el }) {
     p.setEdits(latest(strokes()));
     undo.disabled = get("position") === 0;
     redo.disabled = get("position") >= get("strokes").length;
-    reset.disabled = undo.disabled && redo.disabled;
+    reset.disabled = undo.disabled;
     refresh();
   }
 
@@ -538,7 +538,7 @@ function renderEditor({ model, el }) {
   const button = (text, title, onclick) => make("button", { type: "button", title, onclick }, text);
   const undo = button("Undo", "Take back the last stroke (Control Z)", () => step(-1));
   const redo = button("Redo", "Bring back the stroke that was taken back (Control Y)", () => step(1));
-  const reset = button("Reset", "Remove all strokes", () => set(model, { strokes: [], position: 0 }));
+  const reset = button("Reset", "Take back all strokes; Redo brings them back", () => set(model, { position: 0 }));
   const picker = button("Pick", "Take the colour of a pixel: click it, or Alt-click at any time", () => usePicker(!picking));
   const status = make("div", { className: "sos-status", role: "status" });
   const tools = make("div", { className: "sos-tools" }), components = make("div", { className: "sos-components" });

@@ -173,8 +173,8 @@ class Editor(_Surface):
         self.position = min(self.position + 1, len(self.strokes))
 
     def reset(self) -> None:
-        """Removes all strokes."""
-        self.strokes, self.position = [], 0
+        """Takes back all strokes; redo brings them back one by one."""
+        self.position = 0
 
     @property
     def edits(self) -> list[Stroke]:
