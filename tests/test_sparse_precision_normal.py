@@ -1,0 +1,368 @@
+"""SparsePrecisionNormal and LowRankPlusSparseNormal against dense float64 matrices and scipy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse.linalg import spsolve_triangular
+from torch.distributions import MultivariateNormal
+
+from sos.low_rank_normal import LowRankNormal
+from sos.sparse_precision_normal import (
+    LowRankPlusSparseNormal,
+    SparsePrecisionNormal,
+    neighbour_regression,
+    offsets,
+)
+
+# (channels, height, width), neighbourhood
+SHAPES = {
+    "square, 3x3": ((1, 5, 5), 3),
+    "wide, 5x5": ((1, 4, 7), 5),
+    "tall, 7x7": ((1, 8, 5), 7),
+    "smaller than its neighbourhood": ((1, 2, 2), 7),
+    "one row": ((1, 1, 6), 5),
+    "one column": ((1, 6, 1), 3),
+    "one pixel": ((1, 1, 1), 3),
+    "no neighbours": ((1, 3, 4), 1),
+    "colour": ((3, 4, 3), 3),
+    "two channels, no neighbours": ((2, 2, 3), 1),
+}
+each_shape = pytest.mark.parametrize("shape, k", SHAPES.values(), ids=SHAPES)
+
+
+def random(shape, k, batch=(), dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    size, count = math.prod(shape), len(offsets(k, shape[0]))
+
+    def normal(*dims):
+        return torch.randn(dims, generator=generator, dtype=torch.float64).to(dtype)
+
+    log_diag, off_diag = 0.5 + 0.3 * normal(*batch, size), 0.4 * normal(*batch, count, size)
+    return SparsePrecisionNormal(normal(*batch, size), log_diag, off_diag, shape)
+
+
+def dense_root(p, item=()):
+    """L by its definition, value by value."""
+    channels, height, width = p.shape
+    root = torch.diag(p.log_diag[item].double().exp())
+    for f, (dc, di, dj) in enumerate(offsets(p.neighbourhood, channels)):
+        for k in range(len(root)):
+            c, i, j = np.unravel_index(k, p.shape)
+            if c + dc < channels and i + di < height and 0 <= j + dj < width:
+                later = np.ravel_multi_index((c + dc, i + di, j + dj), p.shape)
+                root[later, k] = p.off_diag[item][f, k]
+    return root
+
+
+def dense(p, item=()):
+    root = dense_root(p, item)
+    return MultivariateNormal(p.loc[item].double(), precision_matrix=root @ root.T)
+
+
+# ------------------------------------------------------------------------------ against matrices
+
+
+@each_shape
+def test_log_prob_and_entropy(shape, k):
+    p = random(shape, k)
+    y = torch.randn(4, math.prod(shape), dtype=torch.float64)
+    torch.testing.assert_close(p.log_prob(y), dense(p).log_prob(y))
+    torch.testing.assert_close(p.entropy(), dense(p).entropy())
+
+
+@each_shape
+def test_variance_and_covariance_rows(shape, k):
+    p = random(shape, k, batch=(2,))
+    covariance = torch.stack([dense(p, item).covariance_matrix for item in range(2)])
+    torch.testing.assert_close(p.variance, covariance.diagonal(dim1=-2, dim2=-1))
+    for index in {0, math.prod(shape) // 2, -1}:
+        torch.testing.assert_close(p.covariance_row(index), covariance[:, index])
+
+
+@each_shape
+def test_root_and_samples_against_scipy(shape, k):
+    p = random(shape, k)
+    noise = torch.randn(3, math.prod(shape), dtype=torch.float64)
+    root = p.root()
+    torch.testing.assert_close(torch.from_numpy(root.toarray()), dense_root(p))
+    order = permutation(shape)  # pixel by pixel, in which L is lower triangular
+    upper = root[order][:, order].T.tocsr()
+    expected = np.empty((3, len(order)))
+    expected[:, order] = spsolve_triangular(upper, noise.numpy().T[order], lower=False).T
+    torch.testing.assert_close(p.rsample_from(noise) - p.loc, torch.from_numpy(expected))
+
+
+def permutation(shape):
+    channels = shape[0]
+    return np.arange(math.prod(shape)).reshape(channels, -1).T.ravel()
+
+
+@each_shape
+def test_gradients(shape, k):
+    p = random(shape, k, batch=(2,))
+    parts = [x.clone().requires_grad_() for x in (p.loc, p.log_diag, p.off_diag)]
+    y, noise = torch.randn(2, 3, 2, math.prod(shape), dtype=torch.float64)
+
+    def build(*x):
+        return SparsePrecisionNormal(*x, shape)
+
+    assert torch.autograd.gradcheck(lambda *x: build(*x).log_prob(y), parts)
+    assert torch.autograd.gradcheck(lambda *x: build(*x).rsample_from(noise), parts)
+    noise.requires_grad_()
+    assert torch.autograd.gradcheck(lambda n: p.rsample_from(n), noise)
+
+
+@each_shape
+def test_conditioning(shape, k):
+    p, size = random(shape, k), math.prod(shape)
+    held = torch.randperm(size, generator=torch.Generator().manual_seed(1))[: (size + 1) // 3]
+    free = torch.tensor([i for i in range(size) if i not in held.tolist()], dtype=torch.long)
+    values = torch.randn(len(held), dtype=torch.float64)
+    covariance = dense(p).covariance_matrix
+    gain = torch.linalg.solve(covariance[held][:, held], covariance[held][:, free]).T
+    q = p.condition(held, values)
+    expected = p.loc[free] + gain @ (values - p.loc[held])
+    torch.testing.assert_close(q.mean[free], expected)
+    assert torch.equal(q.mean[held], values)
+    # A sample is the mean and B u: B B^T has to be the conditional covariance.
+    spread = (q.rsample_from(torch.eye(size, dtype=torch.float64)) - q.mean).T
+    left = covariance[free][:, free] - gain @ covariance[held][:, free]
+    torch.testing.assert_close(spread[free] @ spread[free].T, left)
+    assert not spread[held].any()
+
+
+def test_the_published_example_with_its_aliasing_mended():
+    """Dorta et al.'s public example draws 3 images of 5x5 from np.random.seed(0).
+
+    Its printed densities take log L_kk from memory that exp has overwritten; these are right.
+    """
+    draw = np.random.RandomState(0)
+    loc = draw.normal(size=(3, 25))
+    weights = torch.from_numpy(draw.normal(size=(3, 5, 5, 9))).flatten(1, 2).mT
+    y = torch.from_numpy(draw.normal(size=(3, 25)))
+    p = SparsePrecisionNormal(torch.from_numpy(loc), weights[:, 4], weights[:, 5:], (1, 5, 5))
+    expected = torch.tensor([-158.70360, -141.43701, -135.08034], dtype=torch.float64)
+    torch.testing.assert_close(p.log_prob(y), expected, atol=2e-5, rtol=0)
+
+
+# --------------------------------------------------------------------------------- properties
+
+
+@st.composite
+def distributions(draw):
+    shape = draw(st.tuples(st.integers(1, 3), st.integers(1, 7), st.integers(1, 7)))
+    k = draw(st.sampled_from([1, 3, 5, 7]))
+    batch = draw(st.sampled_from([(), (1,), (3,), (2, 2)]))
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    return random(shape, k, batch, dtype, seed=draw(st.integers(0, 1000)))
+
+
+@settings(deadline=None, max_examples=40)
+@given(distributions(), st.sampled_from([(), (1,), (4,), (2, 3)]))
+def test_whitening_undoes_sampling(p, sample_shape):
+    noise = torch.randn(*sample_shape, *p.batch_shape, *p.event_shape, dtype=p.loc.dtype)
+    y = p.rsample_from(noise)
+    assert y.shape == noise.shape and y.dtype == p.loc.dtype
+    tolerance = 2e-3 if y.dtype == torch.float32 else 1e-9
+    torch.testing.assert_close(p.whiten(y - p.loc), noise, atol=tolerance, rtol=tolerance)
+
+
+@settings(deadline=None, max_examples=20)
+@given(distributions())
+def test_weights_that_leave_the_image_do_not_count(p):
+    channels, height, width = p.shape
+    inside = torch.ones(p.off_diag.shape[-2:], dtype=torch.bool)
+    place = np.indices(p.shape).reshape(3, -1)
+    for f, step in enumerate(offsets(p.neighbourhood, channels)):
+        later = place + np.array(step)[:, None]
+        stays = (later >= 0).all(0) & (later < np.array(p.shape)[:, None]).all(0)
+        inside[f] = torch.from_numpy(stays)
+    wild = torch.where(inside, p.off_diag, torch.full_like(p.off_diag, 1e3))
+    q = SparsePrecisionNormal(p.loc, p.log_diag, wild, p.shape)
+    noise = torch.randn(*p.batch_shape, *p.event_shape, dtype=p.loc.dtype)
+    assert torch.equal(p.log_prob(noise), q.log_prob(noise))
+    assert torch.equal(p.rsample_from(noise), q.rsample_from(noise))
+
+
+def test_batches_are_their_items():
+    p = random((1, 4, 5), 5, batch=(3,))
+    noise = torch.randn(2, 3, 20, dtype=torch.float64)
+    y = p.rsample_from(noise)
+    for item in range(3):
+        one = p[item]
+        torch.testing.assert_close(one.rsample_from(noise[:, item]), y[:, item])
+        torch.testing.assert_close(one.log_prob(y[:, item]), p.log_prob(y)[:, item])
+        torch.testing.assert_close(one.covariance_row(7), p.covariance_row(7)[item])
+    wide = random((1, 4, 5), 5).expand((2, 3))
+    assert wide.sample((4,)).shape == (4, 2, 3, 20) and wide.entropy().shape == (2, 3)
+
+
+def test_samples_have_the_moments():
+    p = random((1, 3, 4), 3)
+    y = p.sample((200_000,), generator=torch.Generator().manual_seed(0))
+    covariance = dense(p).covariance_matrix
+    scale = covariance.diagonal().max()
+    assert (y.mean(0) - p.loc).abs().max() < 0.01 * scale.sqrt()
+    assert (y.T.cov() - covariance).abs().max() < 0.02 * scale
+
+
+def test_extreme_finite_weights_do_not_overflow():
+    size, count = 64 * 64, len(offsets(5, 1))
+    loc = torch.zeros(size)
+    p = SparsePrecisionNormal(loc, loc + 20, torch.full((count, size), 1e8), (1, 64, 64))
+    y = p.loc + 1e-12
+    expected = SparsePrecisionNormal(
+        p.loc.double(), p.log_diag.double(), p.off_diag.double(), p.shape
+    ).log_prob(y.double())
+    assert p.log_prob(y).isfinite()
+    torch.testing.assert_close(p.log_prob(y), expected, rtol=1e-5, atol=0.1)
+    assert p.sample().isfinite().all() and p.entropy().isfinite()
+
+
+# ----------------------------------------------------------------------- regression, closed form
+
+
+def test_neighbour_regression_is_least_squares():
+    images = torch.randn(50, 1, 4, 5, dtype=torch.float64).cumsum(-1)
+    images -= images.mean(0)
+    variance, weights = neighbour_regression(images, 3)
+    flat = images.flatten(1).numpy()
+    p = SparsePrecisionNormal(torch.zeros(20), torch.zeros(20), torch.ones(4, 20), (1, 4, 5))
+    known = dense_root(p).numpy() != 0
+    for k in range(20):
+        later = [i for i in range(20) if known[i, k] and i != k]
+        fit, *_ = np.linalg.lstsq(flat[:, later], flat[:, k], rcond=None)
+        left = flat[:, k] - flat[:, later] @ fit
+        assert variance[k].item() == pytest.approx((left**2).mean(), rel=1e-4)
+        got = weights[k][weights[k].abs() > 1e-9]
+        np.testing.assert_allclose(got, fit, rtol=1e-3, atol=1e-4)
+
+
+def test_neighbour_regression_is_the_likeliest():
+    """No other weights make the images likelier: the gradient of the log-density is zero there."""
+    images = torch.randn(40, 1, 5, 4, dtype=torch.float64).cumsum(-2)
+    images -= images.mean(0)
+    variance, weights = neighbour_regression(images, 5)
+    log_diag = (-0.5 * variance.log()).requires_grad_()
+    off_diag = (-weights.T / variance.sqrt()).detach().requires_grad_()
+    p = SparsePrecisionNormal(images.new_zeros(20), log_diag, off_diag, (1, 5, 4))
+    p.log_prob(images.flatten(1)).mean().backward()
+    assert log_diag.grad.abs().max() < 1e-3 and off_diag.grad.abs().max() < 1e-2
+
+
+def test_pooled_regression_recovers_a_stationary_process():
+    shape, ratios = (1, 24, 24), torch.tensor([-0.5, 0.1, -0.4, 0.05])
+    size = math.prod(shape)
+    log_diag = torch.full((size,), 1.5)
+    p = SparsePrecisionNormal(
+        torch.zeros(size), log_diag, ratios[:, None].expand(4, size) * math.exp(1.5), shape
+    )
+    images = p.sample((2000,), generator=torch.Generator().manual_seed(0)).unflatten(-1, shape)
+    variance, weights = neighbour_regression(images, 3, pooled=True)
+    assert variance.item() == pytest.approx(math.exp(-3), rel=0.02)
+    torch.testing.assert_close(-weights[0], ratios, atol=0.03, rtol=0)
+
+
+# ---------------------------------------------------------------------------- low rank + sparse
+
+
+@each_shape
+@pytest.mark.parametrize("rank", [1, 3])
+def test_low_rank_plus_sparse(shape, k, rank):
+    local, size = random(shape, k), math.prod(shape)
+    factor = torch.randn(size, rank, dtype=torch.float64)
+    p = LowRankPlusSparseNormal(local, factor)
+    covariance = factor @ factor.T + dense(local).covariance_matrix
+    expected = MultivariateNormal(local.loc, covariance)
+    y = torch.randn(3, size, dtype=torch.float64)
+    torch.testing.assert_close(p.log_prob(y), expected.log_prob(y))
+    torch.testing.assert_close(p.entropy(), expected.entropy())
+    torch.testing.assert_close(p.variance, covariance.diagonal())
+    torch.testing.assert_close(p.covariance_row(0), covariance[0])
+    w, u = torch.randn(2, rank, dtype=torch.float64), torch.randn(2, size, dtype=torch.float64)
+    torch.testing.assert_close(p.rsample_from(w, u), local.rsample_from(u) + w @ factor.T)
+
+
+def test_low_rank_plus_sparse_without_neighbours_is_low_rank_plus_diagonal():
+    local = random((1, 4, 4), 1)
+    factor = torch.randn(16, 3, dtype=torch.float64)
+    q = LowRankNormal(local.loc, factor, (-2 * local.log_diag).exp())
+    y = torch.randn(5, 16, dtype=torch.float64)
+    torch.testing.assert_close(LowRankPlusSparseNormal(local, factor).log_prob(y), q.log_prob(y))
+
+
+def test_low_rank_plus_sparse_batches_are_their_items():
+    p = LowRankPlusSparseNormal(
+        random((1, 3, 4), 3, batch=(3,)), torch.randn(12, 2, dtype=torch.float64)
+    )
+    y = p.sample((4,))
+    assert y.shape == (4, 3, 12) and p.cov_factor.shape == (3, 12, 2)
+    torch.testing.assert_close(p[1].log_prob(y[:, 1]), p.log_prob(y)[:, 1])
+    torch.testing.assert_close(p[1].covariance_row(5), p.covariance_row(5)[1])
+
+
+def test_low_rank_plus_sparse_gradients():
+    local = random((1, 3, 4), 3, batch=(2,))
+    factor = torch.randn(2, 12, 2, dtype=torch.float64)
+    parts = [x.clone().requires_grad_() for x in (local.loc, local.log_diag, local.off_diag)]
+    y = torch.randn(2, 12, dtype=torch.float64)
+
+    def log_prob(loc, log_diag, off_diag, factor):
+        local = SparsePrecisionNormal(loc, log_diag, off_diag, (1, 3, 4))
+        return LowRankPlusSparseNormal(local, factor).log_prob(y)
+
+    assert torch.autograd.gradcheck(log_prob, [*parts, factor.requires_grad_()])
+
+
+# ---------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("k", [0, 2, 4, -1])
+def test_even_neighbourhoods_are_refused(k):
+    with pytest.raises(ValueError, match="must be odd"):
+        offsets(k, 1)
+
+
+def test_bad_input_is_refused_with_what_to_do():
+    loc, log_diag, off_diag = torch.zeros(12), torch.zeros(12), torch.zeros(4, 12)
+    with pytest.raises(ValueError, match="12 values, channels x height x width = 1x3x4"):
+        SparsePrecisionNormal(torch.zeros(11), log_diag, off_diag, (1, 3, 4))
+    with pytest.raises(ValueError, match="4 for 3x3.*12 for 5x5.*not 5"):
+        SparsePrecisionNormal(loc, log_diag, torch.zeros(5, 12), (1, 3, 4))
+    with pytest.raises(ValueError, match="3 channels"):
+        SparsePrecisionNormal(loc, log_diag, torch.zeros(4, 12), (3, 2, 2))
+    with pytest.raises(ValueError, match="batch shapes must broadcast"):
+        SparsePrecisionNormal(torch.zeros(2, 12), torch.zeros(3, 12), off_diag, (1, 3, 4))
+    for name, broken in (("loc", 0), ("log_diag", 1), ("off_diag", 2)):
+        parts = [loc.clone(), log_diag.clone(), off_diag.clone()]
+        parts[broken][..., 3] = math.nan
+        with pytest.raises(ValueError, match=f"{name} must be finite"):
+            SparsePrecisionNormal(*parts, (1, 3, 4))
+    with pytest.raises(ValueError, match="log_diag must lie within ±40, but reaches 41"):
+        SparsePrecisionNormal(loc, log_diag + 41, off_diag, (1, 3, 4))
+    p = SparsePrecisionNormal(loc, log_diag, off_diag, (1, 3, 4))
+    with pytest.raises(ValueError, match="flatten images"):
+        p.log_prob(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="noise must be"):
+        p.rsample_from(torch.zeros(5))
+    with pytest.raises(ValueError, match="one distribution, not a batch"):
+        p.expand((2,)).condition(torch.tensor([0]), 1.0)
+    with pytest.raises(ValueError, match="0..11"):
+        p.condition(torch.tensor([12]), 1.0)
+    with pytest.raises(ValueError, match="finite"):
+        p.condition(torch.tensor([1]), math.nan)
+    with pytest.raises(ValueError, match="S = 12"):
+        LowRankPlusSparseNormal(p, torch.zeros(11, 2))
+
+
+def test_the_last_of_repeated_edits_counts_and_all_or_none_may_be_edited():
+    p = random((1, 3, 4), 3)
+    twice = p.condition(torch.tensor([2, 2, 5]), torch.tensor([0.1, 0.7, 0.2]).double()).mean
+    assert abs(twice[2] - 0.7) < 1e-6 and abs(twice[5] - 0.2) < 1e-6
+    torch.testing.assert_close(p.condition(torch.tensor([], dtype=torch.long), 0.0).mean, p.loc)
+    everything = p.condition(torch.ones(12, dtype=torch.bool), 0.5)
+    assert (everything.mean == 0.5).all() and (everything.sample((2,)) == 0.5).all()
