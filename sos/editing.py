@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -39,6 +40,8 @@ def stroke(
     No pixel at all is a stroke that changes nothing.
     """
     channels, height, width = shape
+    if isinstance(pixels, Integral):
+        pixels = [pixels]
     given = pixels if isinstance(pixels, Tensor | np.ndarray) else list(pixels)
     numbers = np.asarray(given, dtype=None if len(given) else np.int64)
     if numbers.dtype == bool:
@@ -188,6 +191,14 @@ def condition_sample(
 
 def check_shape(p: LowRankNormal, shape: Shape) -> None:
     """Raises ValueError unless p is one distribution over images of this shape."""
+    if not isinstance(p, LowRankNormal):
+        raise ValueError(f"the distribution must be a LowRankNormal, not {type(p).__name__}")
+    if len(shape) != 3 or not all(isinstance(n, Integral) and n > 0 for n in shape):
+        raise ValueError(f"shape must be (channels, height, width), not {tuple(shape)}")
+    if shape[2] in (1, 3) and shape[0] > 4:
+        raise ValueError(
+            f"shape must be (channels, height, width), but {tuple(shape)} ends in them"
+        )
     if p.batch_shape or p.event_shape[0] != math.prod(shape):
         raise ValueError(
             f"the distribution must be one over {math.prod(shape)} values, channels x height x "

@@ -539,10 +539,11 @@ class LowRankNormal(Distribution):
     ) -> "LowRankNormal":
         """The distribution given values b of some pixels (eq. 6-7). No gradients.
 
-        index: flat pixel numbers (q,), the last of equal ones counts, or a mask (S,); values and
-        noise_variance: numbers or (..., q). Without noise the pixels become b exactly, of variance
-        0; with it, b is an observation of them with that variance. Repeated calls accumulate; a
-        pixel that was fixed before simply takes its new value. O(q R^2 + R^3 + S R^2).
+        index: which of the S values, colours one by one, (q,), the last of equal ones counts, or
+        a mask (S,); values and noise_variance: numbers or (..., q). Without noise the pixels
+        become b exactly, of variance 0; with it, b is an observation of them with that variance.
+        Repeated calls accumulate; a pixel that was fixed before simply takes its new value.
+        O(q R^2 + R^3 + S R^2).
 
         w | b ~ N(m, V), V = (I + P2^T D2^-1 P2)^-1, m = V P2^T D2^-1 (b - mu2), D2 with the noise.
         """

@@ -110,6 +110,30 @@ def numbers(panels: dict[str, Panel]) -> dict[str, dict[str, float]]:
     return result
 
 
+@torch.no_grad()
+def coded_colours(model: Model, count: int) -> dict[str, dict[str, float]]:
+    """How much of a region's colour the code of an image holds: R² of what it decodes to.
+
+    Squared correlation over `count` test images x of a region's mean colour in x and in μ(m(x)):
+    of its lightness, the mean of red, green and blue, and of its warmth, red minus blue.
+    """
+    known_images = scenes(model.experiment.data, count)
+    means = evaluation.predicted(model, known_images.images).mean.cpu()
+    decoded = means.view_as(known_images.images)
+    result = {}
+    for number, name in enumerate(known_images.names):
+        mask = known_images.masks[:, number, None]  # (N, 1, H, W)
+        here = mask.flatten(1).any(1)
+        size = mask[here].sum((2, 3))
+        pair = [(x[here] * mask[here]).sum((2, 3)) / size for x in (known_images.images, decoded)]
+        tones = {"lightness": [colour.mean(1) for colour in pair]}
+        if len(pair[0][0]) == 3:
+            tones["warmth"] = [colour[:, 0] - colour[:, 2] for colour in pair]
+        r2 = {tone: torch.corrcoef(torch.stack(x))[0, 1].item() ** 2 for tone, x in tones.items()}
+        result[name.replace("\n", " ")] = r2
+    return result
+
+
 def deepest(mask: np.ndarray) -> tuple[float, float]:
     """The centre (x, y) of the pixel that lies farthest from the border of a region (H, W)."""
     depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]

@@ -372,6 +372,66 @@ def test_another_distribution_starts_afresh(shown):
     settle(shown)
     assert state(shown, "strokes") == [] and state(shown, "position") == 0
     assert shown.get_by_role("button", name="two").get_attribute("aria-pressed") == "true"
+    shown.get_by_role("button", name="one").click()  # nothing that was painted there is lost
+    settle(shown)
+    assert len(state(shown, "strokes")) == state(shown, "position") == 1
+    shown.get_by_role("button", name="Undo").click()
+    settle(shown)
+    assert picture(shown) == sample
+
+
+def test_a_narrow_screen_scrolls_down_only(shown):
+    shown.set_viewport_size({"width": 390, "height": 800})
+    shown.locator("#editor summary").click()
+    settle(shown)
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 390
+    widths = shown.locator("#editor .sos-components input").evaluate_all(
+        "all => all.map((one) => one.clientWidth)"
+    )
+    assert min(widths) >= 40
+
+
+def test_zoom_stops_where_it_would_not_show(shown):
+    larger, smaller = (shown.get_by_role("button", name=name, exact=True) for name in "+\u2212")
+    canvas = shown.locator(f"#editor {CANVAS.split()[1]}")
+    for _ in range(20):
+        if larger.is_enabled():
+            larger.click()
+    assert larger.is_disabled()
+    widest = canvas.bounding_box()["width"]
+    smaller.click()
+    settle(shown)
+    assert canvas.bounding_box()["width"] < widest and larger.is_enabled()
+
+
+def test_the_keyboard_is_never_lost(shown):
+    canvas = shown.locator(f"#editor {CANVAS.split()[1]}")
+    shown.get_by_role("button", name="Pick").click()
+    canvas.focus()
+    shown.keyboard.press("ArrowLeft")
+    assert shown.locator(".sos-ring").is_visible()
+    shown.keyboard.press("Escape")
+    assert shown.get_by_role("button", name="Pick").get_attribute("aria-pressed") == "false"
+    shown.keyboard.press("Space")
+    assert state(shown, "position") == 1
+    undo = shown.get_by_role("button", name="Undo")
+    undo.focus()
+    shown.keyboard.press("Enter")
+    assert undo.is_disabled()
+    assert shown.evaluate("document.activeElement.textContent") == "Redo"
+
+
+def test_uncertainty_keeps_its_scale_under_sliders(shown):
+    shown.get_by_label("uncertainty").check()
+    shown.evaluate("sos.editor.set('scales', sos.editor.get('scales').map(() => 5))")
+    settle(shown)
+    bright = shown.evaluate(
+        """() => { const c = document.querySelectorAll('#editor canvas')[1];
+        const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;
+        let n = 0; for (let i = 0; i < d.length; i += 4) n += d[i] > 235 && d[i + 1] > 225;
+        return n / (c.width * c.height); }"""
+    )
+    assert 0 < bright < 0.2  # the most uncertain pixel has the brightest colour, few others do
 
 
 def test_every_control_has_a_name(shown):

@@ -68,3 +68,26 @@ def test_own_images_have_no_known_regions():
     assert not regions.known(data) and regions.known(FACES)
     with pytest.raises(ValueError, match="without --faces"):
         regions.scenes(data, 3)
+
+
+def test_coded_colours_are_squared_correlations(monkeypatch):
+    """A decoder that halves lightness keeps R² = 1; one that drops red and blue keeps no warmth."""
+    found = regions.scenes(FACES, 12)
+    gray = found.images.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    noise = 1e-3 * torch.rand(found.images.shape, generator=torch.Generator().manual_seed(0))
+    decoded = (0.2 + 0.5 * gray + noise).flatten(1)
+
+    class Model:
+        class experiment:
+            data = FACES
+
+    monkeypatch.setattr(
+        regions.evaluation,
+        "predicted",
+        lambda model, images: LowRankNormal(decoded, decoded[..., None], 1.0),
+    )
+    coded = regions.coded_colours(Model, 12)
+    for name, r2 in coded.items():
+        if "eyes" not in name:  # of few pixels
+            assert r2["lightness"] > 0.95, name
+    assert coded["skin"]["warmth"] < 0.4 and coded["background"]["warmth"] < 0.4

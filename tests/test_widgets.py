@@ -373,8 +373,8 @@ def test_page_holds_module_and_distributions(tmp_path):
     assert [one["name"] for one in content["distributions"]] == list(names)
     for one, p in zip(content["distributions"], names.values(), strict=True):
         stored = {
-            k: np.frombuffer(base64.b64decode(one[k]), np.float16).astype(np.float32)
-            for k in ("mean", "factor", "diag")
+            k: np.frombuffer(base64.b64decode(one[k]), dtype).astype(np.float32)
+            for k, dtype in (("mean", "f2"), ("factor", "f2"), ("diag", "f4"))
         }
         factor = torch.from_numpy(stored["factor"]).reshape(p.rank, -1)
         close(torch.from_numpy(stored["mean"]), p.mean, 1e-3)
@@ -420,3 +420,112 @@ def test_committed_pages_are_current(data):
     for k, one in enumerate(content["distributions"]):
         mean = np.frombuffer(base64.b64decode(one["mean"]), np.float16).astype(np.float32)
         close(torch.from_numpy(mean), p[k].mean.cpu(), 5e-3)
+
+
+# ---- what careless hands do
+
+
+def test_tiny_variances_survive_in_pages(tmp_path):
+    target = export_page(tmp_path / "page.html", {"p": build(diag=1e-8)}, SHAPE, "T")
+    (entry,) = page_parts(target.read_text(encoding="utf-8"))[0]["distributions"]
+    assert np.frombuffer(base64.b64decode(entry["diag"]), "f4") == pytest.approx([1e-8])
+
+
+@pytest.mark.parametrize(
+    "arguments, match",
+    [
+        ({"distributions": build()}, "dictionary"),
+        ({"distributions": {}}, "dictionary"),
+        ({"std": math.nan}, "std must be"),
+        ({"std": -1.0}, "std must be"),
+        ({"shape": (6, 5)}, "channels, height, width"),
+        ({"shape": (5, 6, 3)}, "ends in them"),
+        ({"distributions": {"p": build((5, 3, 6))}, "shape": (5, 3, 6)}, "1 channel .* or 3"),
+    ],
+)
+def test_pages_that_would_be_dead_are_refused(tmp_path, arguments, match):
+    given = {"distributions": {"p": build()}, "shape": SHAPE, "title": "T"} | arguments
+    with pytest.raises(ValueError, match=match):
+        export_page(tmp_path / "page.html", **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_pages_of_any_precision_and_name(tmp_path):
+    p = build()
+    low = LowRankNormal(p.loc.bfloat16(), p.cov_factor.bfloat16(), 0.01)
+    target = export_page(
+        tmp_path / "page.html", {"<!--<script>": low}, SHAPE, "T", std=torch.tensor(0.1)
+    )
+    content, module = page_parts(target.read_text(encoding="utf-8"))
+    assert content["distributions"][0]["name"] == "<!--<script>"
+    assert module == MODULE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("widget", [Editor, Sampler, Pad])
+@pytest.mark.parametrize("shape", [(6, 5), (5, 6, 3), 90, (0, 6, 5)])
+def test_shapes_that_are_none_are_refused(widget, shape):
+    with pytest.raises((TypeError, ValueError)) as error:
+        widget(build(), shape)
+    assert isinstance(shape, int) or "channels, height, width" in str(error.value)
+
+
+def test_other_distributions_are_refused_by_name():
+    with pytest.raises(ValueError, match="LowRankNormal, not Normal"):
+        Editor(torch.distributions.Normal(torch.zeros(90), 1.0), SHAPE)
+
+
+@pytest.mark.parametrize("name", ["sigma", "color"])
+def test_options_that_do_not_exist_are_refused(name):
+    with pytest.raises(TypeError, match=f"no {name}; it has .*std"):
+        Editor(build(), SHAPE, **{name: 0.1})
+
+
+def test_code_paints_as_softly_as_the_brush():
+    editor = Editor(build(), SHAPE, std=np.float32(0.25))
+    editor.paint(5, 0.5)
+    editor.paint([6], 0.5, std=0.0)
+    assert [one.std for one in editor.edits] == [0.25, 0.0]
+
+
+def test_position_stays_within_the_strokes():
+    strokes = [asdict(editing.stroke([n], 0.5, SHAPE)) for n in range(3)]
+    editor = Editor(build(), SHAPE, strokes=strokes)
+    assert len(editor.edits) == 3
+    editor.position = 99
+    assert editor.position == 3
+    editor.strokes = []
+    assert editor.position == 0 and editor.edits == []
+
+
+def test_noises_may_be_lists_and_wrong_ones_are_refused():
+    p = build()
+    noise = torch.arange(4.0)
+    expected = Editor(p, SHAPE, noise_factor=noise).omega
+    for given_ in (noise.tolist(), noise.numpy()):
+        assert Editor(p, SHAPE, noise_factor=given_).omega == pytest.approx(expected)
+    with pytest.raises(ValueError, match=r"noise_factor must be \(4,\)"):
+        Editor(p, SHAPE, noise_factor=torch.zeros(5))
+    assert Pad(p, SHAPE, corners=torch.eye(4).numpy()).image().shape == SHAPE
+    with pytest.raises(ValueError, match="rank 0"):
+        Pad(build(rank=0), SHAPE)
+    pad = Pad(p, SHAPE)
+    with pytest.raises(traitlets.TraitError, match="corners must be"):
+        pad.corners = [[0.0] * 3] * 4
+    with pytest.raises(traitlets.TraitError, match="finite"):
+        Editor(p, SHAPE).std = math.nan
+
+
+def test_a_hundred_samples_are_a_hundred(monkeypatch):
+    """Each has noise of its own, even at rank 0, and a new sample means a hundred new ones."""
+    shown = []
+    monkeypatch.setattr(
+        "sos.widgets.sampler.sheet", lambda images, n: shown.append(images) or images[0]
+    )
+    sampler = Sampler(build(rank=0, diag=0.04), SHAPE)
+    sampler.view.value = "100 samples"
+    sampler.new_sample()
+    first, second = shown[-2:]
+    for images in (first, second):
+        assert len(images) == 100
+        assert images.std(0).mean().item() == pytest.approx(0.2, rel=0.1)
+    assert not torch.equal(first, second)

@@ -312,7 +312,8 @@ function slider(text, options, show, oninput) {
 
 function observationOf(model) {
   const type = model.get("dtype");
-  const [mean, factor, diag] = ["mean", "factor", "diag"].map((name) => numbers(model.get(name), type));
+  const [mean, factor] = ["mean", "factor"].map((name) => numbers(model.get(name), type));
+  const diag = numbers(model.get("diag"), "float32"); // tiny variances are zero in half precision
   const p = new Observation({ shape: model.get("shape"), mean, factor, diag });
   p.setNoise(model.get("omega"), model.get("seed"));
   return p;
@@ -377,6 +378,8 @@ function renderEditor({ model, el }) {
   const get = (name) => model.get(name);
   const board = stage(3, `Canvas to paint on. ${KEYS}`);
   const [picture, overlay] = board.canvases;
+  const ring = make("div", { className: "sos-ring", hidden: true });
+  board.element.append(ring);
   let p, image, largest; // the distribution, what is shown, the largest variance before any edit
   let path = null, painted = null; // the stroke in progress
   let cursor = null; // [x, y] of the brush in pixels
@@ -414,19 +417,27 @@ function renderEditor({ model, el }) {
 
   function load() {
     p = observationOf(model);
-    p.scales = Float64Array.from(get("scales"));
-    largest = Math.max(...spread()) || 1;
-    board.resize(p.shape, get("zoom"));
+    rescale();
+    zoomTo(get("zoom"));
     components.replaceChildren(...componentSliders());
     tools.replaceChildren(...colourTools());
     rebuild();
   }
 
+  function rescale() {
+    p.scales = Float64Array.from(get("scales"));
+    p.setEdits(new Map());
+    largest = Math.max(...spread()) || 1;
+    p.setEdits(latest(strokes()));
+  }
+
   function rebuild() {
     p.setEdits(latest(strokes()));
+    const held = document.activeElement; // a button that is disabled would drop the keyboard's focus
     undo.disabled = get("position") === 0;
     redo.disabled = get("position") >= get("strokes").length;
     reset.disabled = undo.disabled;
+    if ([undo, redo, reset].includes(held) && held.disabled) (undo.disabled ? redo : undo).focus();
     refresh();
   }
 
@@ -471,16 +482,25 @@ function renderEditor({ model, el }) {
     picking = on;
     picker.setAttribute("aria-pressed", on);
     board.top.style.cursor = on ? "copy" : "crosshair";
+    mark();
   }
 
   /** The brush where it would paint; nothing of this is part of the image. */
   function mark() {
     const context = board.top.getContext("2d"), [channels, height, width] = p.shape;
     context.clearRect(0, 0, width, height);
-    if (!cursor || picking) return;
+    ring.hidden = !cursor;
+    if (!cursor) return;
+    const size = picking ? 1 : get("brush");
+    const [x, y] = size === 1 ? cursor.map((place) => Math.floor(place) + 0.5) : cursor;
+    Object.assign(ring.style, { // around the brush, seen on paint of its own colour too
+      left: `${(100 * (x - size / 2)) / width}%`, top: `${(100 * (y - size / 2)) / height}%`,
+      width: `${(100 * size) / width}%`, height: `${(100 * size) / height}%`,
+    });
+    if (picking) return;
     const [red, green, blue] = get("colour").map((x) => 255 * x), colour = channels > 1 ? [red, green, blue] : [red, red, red];
     context.fillStyle = `rgb(${colour})`;
-    for (const pixel of brush([cursor], get("brush"), height, width)) {
+    for (const pixel of brush([cursor], size, height, width)) {
       context.fillRect(pixel % width, Math.floor(pixel / width), 1, 1);
     }
   }
@@ -516,10 +536,12 @@ function renderEditor({ model, el }) {
       cursor = [move(column, x, width), move(row, y, height)];
       status.textContent = `Brush at row ${Math.floor(cursor[1])}, column ${Math.floor(cursor[0])}.`;
     } else if ((event.key === " " || event.key === "Enter") && !command) {
+      if (painted) return event.preventDefault(); // the pointer is drawing
       cursor ??= [width / 2, height / 2];
       if (picking) pick(cursor);
       else painted = new Set(), extend(cursor), finish();
     } else if (event.key === "Escape") {
+      usePicker(false);
       cancel();
     } else if (command && ["z", "y"].includes(event.key.toLowerCase())) {
       step(event.shiftKey || event.key.toLowerCase() === "y" ? 1 : -1);
@@ -550,8 +572,17 @@ function renderEditor({ model, el }) {
     const seed = Math.floor(Math.random() * 2 ** 31);
     set(model, { view: "sample", seed, omega: Array.from(gaussians(seed, 0, p.rank)) });
   });
-  const magnify = (by) => set(model, { zoom: Math.max(1, Math.min(16, get("zoom") + by)) });
-  const save = button("Save PNG", "Save the picture as it is shown, a pixel for a pixel", () => {
+  // From the size that is shown: where there is no room for more, a larger zoom would be lost.
+  const shown = () => Math.floor(board.element.clientWidth / p.shape[2] + 0.01);
+  const magnify = (by) => set(model, { zoom: Math.max(1, Math.min(16, shown() + by)) });
+  const zoomTo = (zoom) => {
+    board.resize(p.shape, zoom);
+    smaller.disabled = zoom <= 1;
+    larger.disabled = zoom >= 16 || (board.element.isConnected && shown() < zoom);
+  };
+  const smaller = button("\u2212", "Smaller picture", () => magnify(-1));
+  const larger = button("+", "Larger picture", () => magnify(1));
+  const save = button("Save PNG", "Save the picture without marks and overlay, a pixel for a pixel", () => {
     const link = make("a", { href: picture.toDataURL("image/png"), download: "sos.png" });
     link.click();
   });
@@ -605,15 +636,15 @@ function renderEditor({ model, el }) {
         newSample, make("label", {}, uncertainty, " uncertainty")),
       tools,
       make("div", { className: "sos-buttons" }, picker, undo, redo, reset,
-        button("\u2212", "Smaller picture", () => magnify(-1)), button("+", "Larger picture", () => magnify(1)), save),
+        smaller, larger, save),
       make("details", {}, make("summary", {}, "Components (eq. 5)"), components)));
   const stops = [
     watch(model, DISTRIBUTION, perFrame(load)),
     watch(model, ["strokes", "position"], rebuild),
     watch(model, ["omega", "seed"], () => { p.setNoise(get("omega"), get("seed")); refresh(); }),
-    watch(model, ["scales"], () => { p.scales = Float64Array.from(get("scales")); refresh(); }),
+    watch(model, ["scales"], () => { rescale(); refresh(); }),
     watch(model, ["view", "uncertainty"], refresh),
-    watch(model, ["zoom"], () => { board.resize(p.shape, get("zoom")); refresh(); }),
+    watch(model, ["zoom"], () => { zoomTo(get("zoom")); refresh(); }),
     watch(model, ["brush", "colour", "std", "view", "uncertainty", "scales"], follow),
   ];
   load();

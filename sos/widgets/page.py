@@ -3,14 +3,23 @@
 import base64
 import html
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 from sos import paths
-from sos.editing import Shape, check_shape
+from sos.editing import Shape
 from sos.low_rank_normal import LowRankNormal
 from sos.widgets.pictures import comfortable_zoom
-from sos.widgets.surface import HERE, MODULE, STYLE, arrays, default_colour, gaussians
+from sos.widgets.surface import (
+    HERE,
+    MODULE,
+    STYLE,
+    arrays,
+    check_canvas,
+    default_colour,
+    gaussians,
+)
 
 TEMPLATE = HERE / "page.html"
 
@@ -25,21 +34,26 @@ def export_page(
 ) -> Path:
     """Writes `distributions`, named, with sliders, brush and pad into a page of its own.
 
-    Arrays are stored in half precision, 2 (R + 2) bytes and a third per value. `std` is the
-    softness of strokes that the page starts with. Raises ValueError for a wrong shape.
+    Arrays are stored in half precision, 2 (R + 1) bytes and a third per value. `std` is the
+    softness of strokes that the page starts with. Raises ValueError for a wrong shape or std, and
+    for means that are not finite.
     """
-    if not distributions:
-        raise ValueError("distributions is empty: give at least one, by name")
+    if not isinstance(distributions, Mapping) or not distributions:
+        raise ValueError("distributions must be a dictionary with at least one: {'a name': p}")
+    std = float(std)
+    if not (math.isfinite(std) and std >= 0):
+        raise ValueError(f"std must be zero (exact strokes) or a positive number, not {std}")
     entries = [entry(name, seed, p, shape) for seed, (name, p) in enumerate(distributions.items())]
     state = {
         "shape": list(shape), "dtype": "float16", "zoom": comfortable_zoom(shape),
         "view": "mean", "uncertainty": False, "brush": 3, "std": std,
         "colour": default_colour(shape), "x": 0.5, "y": 0.5,
     }  # fmt: skip
+    data = json.dumps({"state": state, "distributions": entries}, allow_nan=False)
     parts = {
         "TITLE": html.escape(title), "ABOUT": html.escape(about),
         "STYLE": STYLE.read_text(encoding="utf-8"), "MODULE": MODULE.read_text(encoding="utf-8"),
-        "DATA": json.dumps({"state": state, "distributions": entries}).replace("</", "<\\/"),
+        "DATA": data.replace("<", "\\u003c"),
     }  # fmt: skip
     text = TEMPLATE.read_text(encoding="utf-8")
     for name, part in parts.items():
@@ -50,7 +64,9 @@ def export_page(
 
 def entry(name: str, seed: int, p: LowRankNormal, shape: Shape) -> dict:
     """What the page knows of one distribution."""
-    check_shape(p, shape)
+    check_canvas(p, shape)
+    if not (p.loc.isfinite().all() and p.cov_factor.isfinite().all()):
+        raise ValueError(f"mean and factor of {name!r} must be finite")
     encoded = {k: base64.b64encode(v).decode() for k, v in arrays(p, "float16").items()}
     corners = gaussians(seed, 0, 4 * p.rank).reshape(4, p.rank)
     return encoded | {

@@ -13,7 +13,7 @@ from sos.low_rank_normal import LowRankNormal, slerp
 from sos.plots import tile
 from sos.vae import VAE
 from sos.widgets.pictures import Still, comfortable_zoom, png
-from sos.widgets.surface import Editor
+from sos.widgets.surface import Editor, check_canvas
 
 REACH = 5.0  # sliders and tiles run from -REACH to REACH
 VIEWS = ("one sample", "100 samples", "all components")
@@ -34,7 +34,7 @@ class Sampler(Still, widgets.HBox):
         sampler.editor()             # paint on it
 
     Sliders start at 1, the model's own sample. `new_latent` draws another p, for a button of its
-    own; `noise_factor` (R,) and `noise_diag` (S,) are the noise of the sample shown first.
+    own. The attributes `noise_factor` (R,) and `noise_diag` (S,) are the noise of the sample.
     """
 
     def __init__(
@@ -45,9 +45,11 @@ class Sampler(Still, widgets.HBox):
         seed: int = 0,
     ):
         self.shape = tuple(shape)
+        check_canvas(p, self.shape)
         self._stream, self._quiet = torch.Generator().manual_seed(seed), False
         self.noise_factor = torch.randn(p.rank, generator=self._stream)
         self.noise_diag = torch.randn(p.event_shape, generator=self._stream)
+        self._hundred = seed
         self._zoom = comfortable_zoom(self.shape)
         self.sliders = [
             widgets.FloatSlider(
@@ -105,16 +107,16 @@ class Sampler(Still, widgets.HBox):
         """P V diag(a) Vᵀ in place of P (eq. 5)."""
         return self._p.scale_components(self.scales)
 
-    def samples(self, scales: Tensor, noise_factor: Tensor) -> Tensor:
-        """μ + U diag(s a) Vᵀω_p + √D ω_d, images (..., C, H, W) for scales and noises (..., R)."""
+    def samples(self, scales: Tensor, noise_factor: Tensor, noise_diag: Tensor) -> Tensor:
+        """μ + U diag(s a) Vᵀω_p + √D ω_d, (..., C, H, W) for noises (..., R) and (..., S)."""
         p, rotation = self._p, self._components.rotation
         own = noise_factor.to(rotation) @ rotation * scales.to(rotation)
-        still = p.loc + p.cov_diag.sqrt() * self.noise_diag.to(p.loc)
+        still = p.loc + p.cov_diag.sqrt() * noise_diag.to(p.loc)
         return (still + own.to(p.loc) @ self._factor).unflatten(-1, self.shape)
 
     def image(self) -> Tensor:
         """The sample under the sliders (C, H, W)."""
-        return self.samples(self.scales, self.noise_factor)
+        return self.samples(self.scales, self.noise_factor, self.noise_diag)
 
     def draw(self) -> None:
         """Renews the picture."""
@@ -122,8 +124,11 @@ class Sampler(Still, widgets.HBox):
             return
         shown, zoom = self.image(), self._zoom
         if self.view.value == "100 samples":
-            noise = torch.randn(100, self._p.rank, generator=torch.Generator().manual_seed(0))
-            shown, zoom = sheet(self.samples(self.scales, noise), 10), 1
+            stream = torch.Generator().manual_seed(self._hundred)  # the same under moving sliders
+            noises = (
+                torch.randn(100, n, generator=stream) for n in (self._p.rank, len(self._p.loc))
+            )
+            shown, zoom = sheet(self.samples(self.scales, *noises), 10), 1
         elif self.view.value == "all components":
             shown, zoom = sheet(self.tiles(), 11), 1
         height, width = shown.shape[1:]
@@ -141,6 +146,7 @@ class Sampler(Still, widgets.HBox):
         """Draws new noise."""
         self.noise_factor = torch.randn(self._p.rank, generator=self._stream)
         self.noise_diag = torch.randn(self._p.event_shape, generator=self._stream)
+        self._hundred += 1
         self.draw()
 
     def reset(self) -> None:
@@ -152,7 +158,10 @@ class Sampler(Still, widgets.HBox):
         self.draw()
 
     def editor(self, **traits) -> Editor:
-        """An editor on the current distribution that shows the current sample."""
+        """An editor on the current distribution that shows the current sample.
+
+        But for the noise of single values, √D ω_d, which the editor draws for itself.
+        """
         traits = {"view": "sample"} | traits
         return Editor(self.distribution, self.shape, noise_factor=self.noise_factor, **traits)
 

@@ -43,8 +43,17 @@ def arrays(p: LowRankNormal, dtype: str) -> dict[str, bytes]:
     factor = (components.directions * components.scales).mT  # (R, S)
     diag = p.cov_diag
     diag = diag[:1] if bool((diag == diag[0]).all()) else diag
-    parts = {"mean": p.loc, "factor": factor, "diag": diag}
-    return {k: v.detach().cpu().numpy().astype(dtype).tobytes() for k, v in parts.items()}
+    parts = {"mean": p.loc, "factor": factor}
+    encoded = {k: v.detach().float().cpu().numpy().astype(dtype) for k, v in parts.items()}
+    encoded["diag"] = diag.detach().float().cpu().numpy()  # a tiny one is zero in half precision
+    return {k: v.tobytes() for k, v in encoded.items()}
+
+
+def check_canvas(p: LowRankNormal, shape: Shape) -> None:
+    """Raises ValueError unless p is one distribution over gray or colour images of this shape."""
+    editing.check_shape(p, shape)
+    if shape[0] not in (1, 3):
+        raise ValueError(f"a canvas shows 1 channel (gray) or 3 (colour), not {shape[0]}")
 
 
 def default_colour(shape: Shape) -> list[float]:
@@ -67,7 +76,11 @@ class _Surface(Still, anywidget.AnyWidget):
     zoom = traitlets.Int(1, min=1, max=16).tag(sync=True)
 
     def __init__(self, p: LowRankNormal, shape: Shape, **traits):
-        editing.check_shape(p, shape)
+        check_canvas(p, shape)
+        unknown = sorted(set(traits) - set(self.trait_names()))
+        if unknown:
+            known = ", ".join(sorted(set(type(self).class_own_traits()) | {"seed", "zoom"}))
+            raise TypeError(f"{type(self).__name__} has no {', '.join(unknown)}; it has {known}")
         self._p, self._rotation = p, p.principal_components().rotation.to(p.loc)
         traits = {"zoom": comfortable_zoom(shape), "shape": list(shape)} | traits
         super().__init__(**arrays(p, "float32"), **traits)
@@ -113,9 +126,11 @@ class Editor(_Surface):
         self, p: LowRankNormal, shape: Shape, noise_factor: Tensor | None = None, **traits
     ):
         self._shape = tuple(shape)
-        editing.check_shape(p, self._shape)
+        check_canvas(p, self._shape)
         drawn = gaussians(traits.get("seed", 0), 0, p.rank).tolist()
         traits.setdefault("colour", default_colour(shape))
+        traits["std"] = float(traits.get("std", 0.0))
+        traits.setdefault("position", len(traits.get("strokes", [])))
         super().__init__(
             p,
             shape,
@@ -125,7 +140,10 @@ class Editor(_Surface):
             **traits,
         )
         if noise_factor is not None:
-            self.omega = (self._rotation.mT @ noise_factor.to(self._rotation)).tolist()
+            noise = torch.as_tensor(noise_factor).to(self._rotation)
+            if noise.shape != (p.rank,):
+                raise ValueError(f"noise_factor must be ({p.rank},), not {tuple(noise.shape)}")
+            self.omega = (self._rotation.mT @ noise).tolist()
 
     @traitlets.validate("strokes")
     def _check_strokes(self, proposal):
@@ -134,7 +152,19 @@ class Editor(_Surface):
             if set(one) - {"std"} != {"pixels", "colour"}:
                 raise traitlets.TraitError(f"a stroke has pixels, colour and std, not {list(one)}")
             checked.append(asdict(self._checked(**one)))
+        if self.position > len(checked):
+            self.position = len(checked)
         return checked
+
+    @traitlets.validate("position")
+    def _check_position(self, proposal):
+        return min(proposal["value"], len(self.strokes))
+
+    @traitlets.validate("std")
+    def _check_std(self, proposal):
+        if not np.isfinite(proposal["value"]):
+            raise traitlets.TraitError(f"std must be finite, not {proposal['value']}")
+        return proposal["value"]
 
     @traitlets.validate("colour")
     def _check_colour(self, proposal):
@@ -156,9 +186,12 @@ class Editor(_Surface):
         except (TypeError, ValueError) as error:
             raise traitlets.TraitError(str(error)) from error
 
-    def paint(self, pixels, colour, std: float = 0.0) -> None:
-        """A stroke from code: pixel numbers or a mask (H, W). Raises ValueError for bad input."""
-        new = editing.stroke(pixels, colour, self._shape, std)
+    def paint(self, pixels, colour, std: float | None = None) -> None:
+        """A stroke from code: pixel numbers or a mask (H, W); by default as soft as the brush.
+
+        Raises ValueError for bad input.
+        """
+        new = editing.stroke(pixels, colour, self._shape, self.std if std is None else std)
         if new.pixels:
             with self.hold_trait_notifications():
                 self.strokes = [*self.strokes[: self.position], asdict(new)]
@@ -217,7 +250,12 @@ class Pad(_Surface):
 
     def __init__(self, p: LowRankNormal, shape: Shape, corners: Tensor | None = None, **traits):
         self._shape = tuple(shape)
-        editing.check_shape(p, self._shape)
+        check_canvas(p, self._shape)
+        if not p.rank:
+            raise ValueError(
+                "a pad walks between noises ω_p, and a distribution of rank 0 has none"
+            )
+        corners = None if corners is None else torch.as_tensor(corners)
         if corners is None:
             drawn = gaussians(traits.get("seed", 0), 0, 4 * p.rank).reshape(4, p.rank)
         elif corners.shape != (4, p.rank):
@@ -225,6 +263,13 @@ class Pad(_Surface):
         else:
             drawn = corners.cpu() @ p.principal_components().rotation.to(corners).cpu()
         super().__init__(p, shape, kind="pad", corners=drawn.tolist(), **traits)
+
+    @traitlets.validate("corners")
+    def _check_corners(self, proposal):
+        given, wanted = proposal["value"], (4, self._p.rank)
+        if np.shape(given) != wanted or not np.isfinite(given).all():
+            raise traitlets.TraitError(f"corners must be {wanted} finite numbers")
+        return given
 
     @property
     def noise_factor(self) -> Tensor:
