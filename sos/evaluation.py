@@ -23,6 +23,8 @@ BATCH = 50  # images decoded at a time
 # What is compared with real images: μ + t(y - μ), y ~ p(y|z). The paper has t = 0 and 1.
 IMAGES = {"means": 0.0, "half_samples": 0.5, "samples": 1.0}
 SPLIT_DRAWS = 512  # draws of z for variances and correlations
+VARIANCE_DRAWS = 16  # samples of y for each z where the exact variance takes seconds
+REACH = 16  # pixels over which correlations are followed
 
 
 @cache
@@ -66,7 +68,10 @@ def generated(model: Model, count: int, kind: str) -> Iterator[Tensor]:
         stream = generator("evaluation", model.experiment.training.seed, start, device=device())
         with torch.no_grad():
             p = model.vae.decode(model.vae.prior(min(BATCH, count - start), stream))
-            flat = p.mean + IMAGES[kind] * (p.rsample(generator=stream) - p.mean)
+            scale = IMAGES[kind]
+            flat = p.mean
+            if scale:
+                flat = flat + scale * (p.rsample(generator=stream) - flat)
         yield metrics.quantise(model.vae.images(flat)).cpu()
 
 
@@ -109,7 +114,8 @@ def distances(model: Model, count: int, extractor_name: str) -> dict[str, float]
     data, result = model.experiment.data, {}
     real = real_statistics(data, "test", count, extractor_name)
     for kind in IMAGES:
-        if kind == "half_samples" and not model.experiment.network.rank:
+        network = model.experiment.network
+        if kind == "half_samples" and not (network.rank or network.neighbourhood):
             continue  # half of white noise is white noise
         batches = generated(model, count, kind)
         fake = metrics.statistics_of(batches, extractor(extractor_name), count)
@@ -124,7 +130,12 @@ def prior_variances(model: Model) -> dict[str, float]:
     stream = generator("variances", model.experiment.training.seed, device=device())
     for z in vae.prior(SPLIT_DRAWS, stream).split(BATCH):
         p = vae.decode(z)
-        pairs.append((vae.images(p.mean), vae.images(p.variance)))
+        if model.experiment.network.neighbourhood:
+            draws = p.rsample((VARIANCE_DRAWS,), generator=stream)
+            variance = (draws - p.mean).square().mean(0)
+        else:
+            variance = p.variance
+        pairs.append((vae.images(p.mean), vae.images(variance)))
         residuals.append(vae.images(p.rsample(generator=stream) - p.mean))
     split = metrics.variance_split(pairs)
     images = datasets.load_split(model.experiment.data, "test").images
@@ -148,17 +159,17 @@ def held_out(model: Model) -> dict[str, float]:
     x = test_images(model, SPLIT_DRAWS)
     stream = generator("held out", model.experiment.training.seed, device=device())
     sums: dict[str, float] = defaultdict(float)
+    fixed = model.experiment.network.diagonal
     for part in x.split(BATCH):
         noise = torch.randn(len(part), model.vae.latent, generator=stream, device=device())
         for name, value in vars(model.vae.terms(part, noise)).items():
             sums[name] += value.item() * len(part)
-        if model.experiment.network.rank:
+        if model.experiment.network.rank and fixed is not None:
             mean, std = model.vae.encode(part)
             omega, outside = explained(model.vae.decode(mean + std * noise), part.flatten(1))
             sums["calibration"] += omega.square().mean(1).sum().item()
             sums["residual_outside"] += outside.square().mean(1).sum().item()
     result = {f"test_{name}": value / len(x) for name, value in sums.items()}
-    fixed = model.experiment.network.diagonal
     return result if fixed is None else result | {"epsilon": fixed}
 
 
@@ -204,24 +215,53 @@ def test_images(model: Model, count: int) -> Tensor:
 
 
 @torch.no_grad()
-def correlation_curves(
-    models: dict[str, Model], data: str, count: int = 256, reach: int = 16
-) -> dict[str, Tensor]:
-    """Correlation of residuals by pixel distance: of both models' samples, and of the data.
+def sampled_residuals(model: Model, count: int = 256) -> Tensor:
+    """y - μ of one sample for each of `count` draws of z ~ N(0, I): (count, C, H, W)."""
+    drawn = draw(model, count, seed=1)
+    return drawn.images(drawn.y - drawn.p.mean)
 
-    The data's residuals are x - μ(z), z ~ q(z|x), of test images under the SOS-VAE.
-    """
-    curves = {}
-    for name, key in (("β-VAE", f"{data}-beta"), ("SOS-VAE", f"{data}-sos")):
-        drawn = draw(models[key], count, seed=1)
-        residuals = drawn.images(drawn.y - drawn.p.mean)
-        curves[name] = metrics.correlation_by_distance(residuals, reach - 1)
-    sos = models[f"{data}-sos"]
-    x = test_images(sos, count)
+
+@torch.no_grad()
+def data_residuals(model: Model, count: int = 256) -> Tensor:
+    """x - μ(z), z ~ q(z|x), of test images: what samples of y - μ should look like."""
     stream = generator("residuals", device=device())
     residuals = []
-    for part in x.split(BATCH):
-        mean, std = sos.vae.encode(part)
+    for part in test_images(model, count).split(BATCH):
+        mean, std = model.vae.encode(part)
         noise = torch.randn(mean.shape, generator=stream, device=device())
-        residuals.append(part - sos.vae.images(sos.vae.decode(mean + std * noise).mean))
-    return curves | {"data": metrics.correlation_by_distance(torch.cat(residuals), reach - 1)}
+        residuals.append(part - model.vae.images(model.vae.decode(mean + std * noise).mean))
+    return torch.cat(residuals)
+
+
+def local_and_global(sampled: Tensor, real: Tensor) -> dict[str, float]:
+    """Residuals of samples beside those of test images, (N, C, H, W): near, far, coarse and fine.
+
+    Correlations of pixels one and a quarter of the height apart, and the ratio of their power at
+    the lowest and at the highest quarter of frequencies.
+    """
+    far, numbers, power = real.shape[2] // 4, {}, {}
+    for name, residuals in (("samples", sampled), ("data", real)):
+        curve = metrics.correlation_by_distance(residuals, far)
+        numbers |= {f"near_{name}": curve[1].item(), f"far_{name}": curve[far].item()}
+        frequency, spectrum = metrics.radial_power_spectrum(residuals)
+        low, high = (frequency > 0) & (frequency < 0.125), frequency > 0.375
+        power[name] = {"coarse": spectrum[low].mean(), "fine": spectrum[high].mean()}
+    ratios = {f"{part}_ratio": (power["samples"][part] / power["data"][part]).item()
+              for part in ("coarse", "fine")}  # fmt: skip
+    return numbers | ratios
+
+
+def correlation_curves(models: dict[str, Model], data: str) -> dict[str, Tensor]:
+    """Correlation of residuals by pixel distance: of both models' samples, and of the data.
+
+    The data's residuals are those that the mean of the SOS-VAE leaves.
+    """
+    residuals = {
+        "β-VAE": sampled_residuals(models[f"{data}-beta"]),
+        "SOS-VAE": sampled_residuals(models[f"{data}-sos"]),
+        "data": data_residuals(models[f"{data}-sos"]),
+    }
+    return {
+        name: metrics.correlation_by_distance(images, REACH - 1)
+        for name, images in residuals.items()
+    }

@@ -34,6 +34,8 @@ def identity(experiment: Experiment) -> str:
     settings = asdict(experiment)
     settings["data"] = datasets.identity(experiment.data, "train")
     settings["version"] = training.VERSION
+    if not experiment.network.neighbourhood:  # younger than the first released models
+        del settings["network"]["neighbourhood"]
     text = json.dumps(settings, sort_keys=True)
     return f"{experiment.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 

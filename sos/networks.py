@@ -8,10 +8,20 @@ from torch.nn import functional as F
 
 from sos.config import Network
 from sos.low_rank_normal import LowRankNormal
+from sos.sparse_precision_normal import (
+    LowRankPlusSparseNormal,
+    SparsePrecisionNormal,
+    neighbour_regression,
+    offsets,
+)
+
+Observation = LowRankNormal | SparsePrecisionNormal | LowRankPlusSparseNormal
 
 HEAD_STD = 1e-5  # standard deviation of the heads' initial weights: predictions start constant
 TEMPLATE_STD = 0.2  # several times what z adds to the grid at first
 DIAGONAL_FLOOR = 1e-5  # a learnt variance is softplus(·) + this
+# Smooth limits of log L_kk: conditional standard deviations from 150 down to 0.0025.
+LOG_DIAG = (-5.0, 6.0)
 
 
 def downsampled(size: int) -> int:
@@ -139,22 +149,26 @@ class ObservationHead(nn.Module):
     """Decoder features → p(y|z) = N(μ, PPᵀ + D), by 1x1 convolutions (§3.3).
 
     `rank` 0 leaves the factor out (β-VAE); `diagonal` is the fixed ε of D = εI, or None for a
-    learnt one. With `mean_only` the prediction is N(μ, εI), whose log-density is the squared
-    error over 2ε: the other parts then get no gradient, and so no step of the optimiser.
+    learnt one; with a `neighbourhood`, (LLᵀ)⁻¹ takes D's place, L sparse (Dorta et al., 2018).
+    With `mean_only` the prediction is N(μ, εI), whose log-density is the squared error over 2ε:
+    the other parts then get no gradient, and so no step of the optimiser.
     """
 
     def __init__(self, channels: int, network: Network):
         super().__init__()
         width, rank, diagonal = network.head_width or network.width, network.rank, network.diagonal
-        self.rank, self.diagonal = rank, diagonal
+        self.rank, self.diagonal, self.neighbourhood = rank, diagonal, network.neighbourhood
         self.mean = _head(width, channels, bias=0.5)
         self.factor = _head(width, rank * channels, bias=0.0) if rank else None
         inverse_softplus = math.log(math.expm1(DIAGONAL_FLOOR))
-        self.variance = (
-            None if diagonal is not None else _head(width, channels, bias=inverse_softplus)
-        )
+        learnt = diagonal is None and not self.neighbourhood
+        self.variance = _head(width, channels, bias=inverse_softplus) if learnt else None
+        self.precision = None
+        if self.neighbourhood:  # per value log L_kk, then L_{k+f,k} / L_kk for each neighbour f
+            each = 1 + len(offsets(self.neighbourhood, channels))
+            self.precision = _head(width, each * channels, bias=0.0)
 
-    def forward(self, features: Tensor, mean_only: bool = False) -> LowRankNormal:
+    def forward(self, features: Tensor, mean_only: bool = False) -> Observation:
         with torch.autocast(features.device.type, enabled=False):
             features = features.float()
             batch = len(features)
@@ -163,26 +177,45 @@ class ObservationHead(nn.Module):
                 factor = loc.new_zeros(batch, loc.shape[1], 0)
             else:  # (batch, R·C, H, W) → (batch, R, S), seen as (batch, S, R) without a copy
                 factor = self.factor(features).contiguous().view(batch, self.rank, -1).mT
+            if self.precision is not None and not mean_only:
+                local = self._sparse(features, loc)
+                return LowRankPlusSparseNormal(local, factor) if self.rank else local
             if self.variance is None or mean_only:
                 diagonal = DIAGONAL_FLOOR if self.diagonal is None else self.diagonal
             else:
                 diagonal = (F.softplus(self.variance(features)) + DIAGONAL_FLOOR).flatten(1)
             return LowRankNormal(loc, factor, diagonal, validate_args=False)
 
-    @torch.no_grad()
-    def start_factor_at(self, features: Tensor, rank_entropy: float) -> None:
-        """Mixes the random factors so that R orthogonal columns share this rank entropy (nats).
+    def _sparse(self, features: Tensor, loc: Tensor) -> SparsePrecisionNormal:
+        # Neighbours before channels, as the ranks of P. The ratios L_{k+f,k} / L_kk are minus the
+        # weights with which value k is predicted from later ones: of order one at any noise level.
+        raw = self.precision(features).contiguous().view(len(loc), -1, loc.shape[1])
+        low, high = LOG_DIAG
+        above_low, above_high = (F.softplus(raw[:, 0] - x, beta=4) for x in (low, high))
+        log_diag = low + above_low - above_high
+        off_diag = raw[:, 1:] * log_diag.exp()[:, None]
+        shape = (self.mean.out_channels, *features.shape[-2:])
+        return SparsePrecisionNormal(loc, log_diag, off_diag, shape, validate_args=False)
 
-        ½R log(1 + λ/ε) = H gives the length λ of each; T = √λ·E[PᵀP]^{-½} over `features` makes
-        E[(PTᵀ)ᵀPTᵀ] = λI.
+    @torch.no_grad()
+    def start_factor_at(self, features: Tensor, length: float) -> None:
+        """Mixes the random factors so that P starts with R orthogonal columns of squared `length`.
+
+        T = √λ·E[PᵀP]^{-½} over `features` makes E[(PTᵀ)ᵀPTᵀ] = λI.
         """
         factor = self(features).cov_factor.double()  # (batch, S, R)
         values, vectors = torch.linalg.eigh((factor.mT @ factor).mean(0))
-        length = self.diagonal * math.expm1(2 * rank_entropy / self.rank)
         scales = (length / values.clamp(min=1e-9 * values[-1])).sqrt()
         mix = ((vectors * scales) @ vectors.mT).to(self.factor.weight.dtype)
         for parameter in (self.factor.weight, self.factor.bias):  # (R·C, ...), rank before channel
             parameter.copy_((mix @ parameter.view(self.rank, -1)).view_as(parameter))
+
+    @torch.no_grad()
+    def start_precision_at(self, residuals: Tensor) -> None:
+        """Sets the biases of L to the best stationary one for residuals (N, C, H, W)."""
+        variance, weights = neighbour_regression(residuals, self.neighbourhood, pooled=True)
+        bias = torch.cat([-0.5 * variance.log()[None], -weights.T])  # (1 + n, C)
+        self.precision.bias.copy_(bias.flatten())
 
     @torch.no_grad()
     def start_variance_at(self, variance: Tensor) -> None:

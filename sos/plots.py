@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sos import editing, paths
+from sos import editing, metrics, paths
 from sos.editing import Shape, Stroke
 from sos.interpolation import Comparison, Square, corners_of
 from sos.low_rank_normal import LowRankNormal
@@ -27,7 +27,14 @@ STYLE = {
     "pdf.fonttype": 42,  # editable text
     "image.interpolation": "nearest",
 }
-COLOURS = {"β-VAE": "#c44e52", "SOS-VAE": "#4c72b0", "data": "#555555"}
+COLOURS = {
+    "β-VAE": "#c44e52",
+    "SOS-VAE": "#4c72b0",
+    "data": "#555555",
+    "Dorta et al.": "#55a868",
+    "Dorta et al. with ξ_H": "#8c8c3c",
+    "low rank + sparse": "#8172b3",
+}
 WIDTH = 10.0  # inches
 SHOWN_DPI = 75  # in notebooks, whose size counts; the files have more
 PHOTO_DPI = 95
@@ -269,6 +276,86 @@ def figure_2(drawn) -> Figure:
     return picture_rows(observation_rows(drawn.p, drawn.y, drawn.shape))
 
 
+# --------------------------------------------------------------------------- local and global
+
+
+def figure_3(panels: dict[str, Tensor]) -> Figure:
+    """Figure 3: a hundred samples of each model, {title: images (100, C, H, W)}."""
+    return grids(panels, 10)
+
+
+def side_by_side(drawn: dict, count: int = 10) -> Figure:
+    """Means and samples of several models for the same codes, {label: `sos.evaluation.Draw`}."""
+    rows = []
+    for label, d in drawn.items():
+        rows.append({"label": f"{label}\nmeans", "images": d.images(d.p.mean)[:count]})
+        rows.append({"label": "samples", "images": d.images(d.y)[:count]})
+    return picture_rows(rows)
+
+
+def local_and_global(sampled: dict[str, Tensor], real: dict[str, Tensor], reach: int) -> Figure:
+    """Correlation by distance and power by frequency of residuals (N, C, H, W) of each model.
+
+    Lines: y - μ of its samples. Dots: x - μ of test images, what the samples should look like.
+    """
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.4), layout="constrained")
+        for name in sampled:
+            for residuals, line in ((sampled[name], "-"), (real[name], ":")):
+                look = {"ls": line, "color": COLOURS[name], "lw": 1.4}
+                look["label"] = name if line == "-" else None
+                axes[0].plot(metrics.correlation_by_distance(residuals, reach), **look)
+                frequency, power = metrics.radial_power_spectrum(residuals)
+                axes[1].plot(frequency[1:], power[1:], **look)
+        axes[0].axhline(0, color="black", lw=0.6)
+        axes[0].set(xlabel="distance (pixels)", ylabel="correlation of residuals")
+        axes[0].set(ylim=(-0.4, 1.03), xlim=(0, reach))
+        axes[1].set(xscale="log", yscale="log", ylabel="power (variance of a pixel)")
+        axes[1].set(xlabel="spatial frequency (cycles per pixel)")
+        for line, label in (("-", "samples, y − μ"), (":", "test images, x − μ")):
+            axes[0].plot([], [], ls=line, color="black", lw=1.4, label=label)
+        ticks = (0.02, 0.05, 0.1, 0.2, 0.5)
+        axes[1].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes[1].xaxis.set_minor_locator(plt.NullLocator())
+        handles = axes[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper center", ncols=len(handles[1]), fontsize=8)
+    return figure
+
+
+def correlations(
+    p: dict, image: Tensor, places: Sequence[tuple[int, int]], shape: tuple[int, int, int]
+) -> Figure:
+    """Correlation of all pixels with a few, {model: distribution over gray images}, rows of Σ.
+
+    The first column marks the places (row, column) on the image whose code it is.
+    """
+    _, height, width = shape
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(
+            len(p), 1 + len(places), layout="constrained",
+            figsize=(WIDTH, 1.02 * WIDTH * len(p) / (1 + len(places)) * height / width),
+        )  # fmt: skip
+        for row, (name, one) in zip(axes, p.items(), strict=True):
+            row[0].imshow(one.mean.detach().cpu().view(height, width), "gray", vmin=0, vmax=1)
+            row[0].set_ylabel(name)
+            deviation = one.variance.sqrt()
+            for number, ((i, j), ax) in enumerate(zip(places, row[1:], strict=True), 1):
+                k = i * width + j
+                map_ = one.covariance_row(k) / (deviation * deviation[k])
+                shown = ax.imshow(map_.cpu().view(height, width), "RdBu_r", vmin=-1, vmax=1)
+                ax.plot(j, i, "k+", ms=6)
+                row[0].text(j, i, str(number), color="#dd8452", ha="center", va="center")
+                if row is axes[0]:
+                    ax.set_title(str(number))
+            for ax in row:
+                ax.set(xticks=[], yticks=[])
+                ax.spines[:].set_visible(False)
+        axes[0, 0].set_title("means")
+        bar = figure.colorbar(shown, ax=axes, shrink=0.6, label="correlation given z")
+        bar.ax.tick_params(labelsize=7)
+    return figure
+
+
 # ------------------------------------------------------------ the observation space, hands on
 
 
@@ -374,14 +461,24 @@ def figure_6(p: LowRankNormal, strokes: Sequence[Stroke], shape: Shape, std: flo
     }
     titles = [title for _ in strokes for title in ("an edit", "what follows from it")]
     circles = [pixels for one in strokes for pixels in (one.pixels, ())]
-    return edited(rows, titles, circles)
+    notes = {label: [] for label in rows}
+    for label, given in zip(rows, (strokes, editing.soft(strokes, std)), strict=True):
+        for number, one in enumerate(given, 1):
+            noise = editing.noise_length(p, given[:number], shape)
+            notes[label] += [f"{len(one.pixels)} pixels", f"‖ω‖ = {noise:.1f}"]
+    return edited(rows, titles, circles, notes)
 
 
 def figure_12(p: LowRankNormal, stroke: Stroke, shape: Shape, std: float) -> Figure:
     """Figures 12, 13 and 14: one edit, and what follows from it when it is exact or soft."""
     exact, soft = (editing.story(p, [one], shape) for one in (stroke, *editing.soft([stroke], std)))
     titles = ("the edit", "exact", f"soft, σ = {std:.2f}")
-    return edited({"": torch.cat([exact, soft[1:]])}, titles, [stroke.pixels])
+    noises = [
+        editing.noise_length(p, one, shape) for one in ([stroke], editing.soft([stroke], std))
+    ]
+    count = len(stroke.pixels)
+    notes = [f"{count} pixel{'s' * (count > 1)}", *(f"‖ω‖ = {noise:.1f}" for noise in noises)]
+    return edited({"": torch.cat([exact, soft[1:]])}, titles, [stroke.pixels], {"": notes})
 
 
 def softness(p: Sequence[LowRankNormal], stroke: Stroke, shape: Shape, stds: Sequence[float]):

@@ -5,8 +5,10 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from itertools import combinations
 
 from sos import paths
+from sos.config import Network
 
 NOT_RUN = "not run"
 
@@ -20,6 +22,12 @@ PAPER_TABLE_1 = {
     ("UKBB", "β-VAE", "samples"): 332.89,
     ("UKBB", "SOS-VAE", "means"): 141.87,
     ("UKBB", "SOS-VAE", "samples"): 79.712,
+    ("CelebA, gray", "β-VAE", "means"): 90.97,
+    ("CelebA, gray", "β-VAE", "samples"): 257.11,
+    ("CelebA, gray", "Dorta et al.", "means"): 73.44,
+    ("CelebA, gray", "Dorta et al.", "samples"): 77.72,
+    ("CelebA, gray", "SOS-VAE", "means"): 70.43,
+    ("CelebA, gray", "SOS-VAE", "samples"): 74.66,
 }
 
 
@@ -98,8 +106,16 @@ def latex(text: str) -> str:
 # What is printed below comes from evaluations (dictionaries of numbers) and results files alone.
 
 DATA = {"faces": "faces", "brains": "brain slices"}
-KIND = {"beta": "β-VAE", "sos": "SOS-VAE"}
-PAPER_DATA = {"faces": "CelebA", "brains": "UKBB"}
+GRAY = "gray"  # the data set of notebook 02: the same faces without colour
+LABELS = DATA | {GRAY: "gray faces"}
+KIND = {
+    "beta": "β-VAE",
+    "dorta": "Dorta et al.",
+    "sos": "SOS-VAE",
+    "constrained": "Dorta et al. with ξ_H",
+    "hybrid": "low rank + sparse",
+}
+PAPER_DATA = {"faces": "CelebA", "brains": "UKBB", GRAY: "CelebA, gray"}
 UNITS = {"kl": "nats", "entropy": "nats", "nll": "nats", "variance": "squared intensity"}
 
 
@@ -111,7 +127,14 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def title(name: str) -> str:
     """ "faces-sos" → "faces, SOS-VAE"."""
     data, kind = name.split("-")
-    return f"{DATA[data]}, {KIND[kind]}"
+    return f"{LABELS[data]}, {KIND[kind]}"
+
+
+def noise(network: Network) -> str:
+    """What stands beside PPᵀ in the covariance."""
+    if network.neighbourhood:
+        return f"(LLᵀ)⁻¹, {network.neighbourhood}×{network.neighbourhood}"
+    return "learnt" if network.diagonal is None else f"{network.diagonal:g} I"
 
 
 def model_table(models: dict) -> str:
@@ -126,7 +149,7 @@ def model_table(models: dict) -> str:
                 title(name),
                 f"{e.data.height}×{e.data.width}×{e.data.channels}",
                 str(network.rank),
-                "learnt" if network.diagonal is None else f"{network.diagonal:g} I",
+                noise(network),
                 f"{sum(p.numel() for p in model.vae.parameters()) / 1e6:.2f} M",
                 f"{e.training.steps} × {e.training.batch}",
                 f"{meta['device']}, {meta['threads']} thread{'s' * (meta['threads'] > 1)}",
@@ -230,6 +253,21 @@ def comparison_table(numbers: dict[str, dict[str, float]]) -> str:
     return markdown_table(header, rows)
 
 
+def coded_table(coded: dict[str, dict[str, dict[str, float]]]) -> str:
+    """{data: `sos.regions.coded_colours`}: what the code of an image says of its colours."""
+    header = ("data", "region", "R² of lightness", "R² of warmth (red − blue)")
+    rows = [
+        (
+            data,
+            name,
+            *(f"{r2[tone]:.2f}" if tone in r2 else "–" for tone in ("lightness", "warmth")),
+        )
+        for data, regions in coded.items()
+        for name, r2 in regions.items()
+    ]
+    return markdown_table(header, rows)
+
+
 def cost_table(costs: dict[str, dict[str, float]]) -> str:
     """{data: milliseconds of `sos.interpolation.frame_costs`}."""
     header = ("data", "next image by noise ω_p", "next image by code z", "ratio")
@@ -271,12 +309,6 @@ def effect_table(effects: dict, names: Sequence[str]) -> str:
     return markdown_table(header, rows)
 
 
-def selectivity(table, names: Sequence[str], edited: str, other: str) -> float:
-    """How many times more the edited region changes than another one."""
-    row, column = names.index(edited), names.index(other)
-    return (table[row, 1 + row] / table[row, 1 + column]).item()
-
-
 def benchmark(name: str) -> dict:
     """What benchmarks/<name>.json holds; empty where that was not run or does not travel along."""
     try:
@@ -293,11 +325,19 @@ PAGE = (
 
 
 def editing_speed() -> str:
-    """The committed timings of benchmarks/editing.py."""
+    """The committed timings of benchmarks/editing.py, and the errors of both formulas."""
     content = benchmark("editing")
-    header = ("what", "image", "ours", "target", "other", "ratio")
-    rows = content.get("rows") or [[NOT_RUN] * len(header)]
-    return markdown_table(header, rows) + f"\n{content.get('machine', '')}\n"
+    header = ("what", "image", "ours", "other", "ratio")
+    # The fourth entry of a row is what the benchmark asks of itself.
+    rows = [(*row[:3], *row[4:]) for row in content.get("rows", [])]
+    text = markdown_table(header, rows or [[NOT_RUN] * len(header)])
+    if content:
+        errors = content["numbers"]["condition"]["largest_error"]
+        text += (
+            f"\nLargest error of the conditional mean: {errors['ours']:.1g} ours, "
+            f"{errors['dense']:.1g} dense, in single precision. {content['machine']}\n"
+        )
+    return text
 
 
 def unit(name: str) -> str:
@@ -314,18 +354,37 @@ def add_measurements(results: Results, measured: dict) -> None:
 
 def table_1(profile: str) -> str:
     """The first eight rows of Table 1 with floors, beside the paper's; files and Markdown."""
-    numbers = load_numbers("01_beta_vae_vs_sos_vae", profile)
-    header = ("data", "model", "images", "distance here", "floor", "paper's data", "paper's FID")
-    rows = []
-    for data, paper_data in PAPER_DATA.items():
-        for kind, label in KIND.items():
-            for what in ("means", "samples"):
-                distance = numbers.get(f"{data}-{kind}.distance_{what}")
-                floor = numbers.get(f"{data}-{kind}.distance_floor")
-                paper = PAPER_TABLE_1[paper_data, label, what]
-                cells = (number(distance, 3), number(floor, 2), paper_data, f"{paper:g}")
-                rows.append((DATA[data], label, what, *cells))
-    return write_table("table1", profile, header, rows)
+    rows = [
+        row
+        for data in DATA
+        for row in distance_rows("01_beta_vae_vs_sos_vae", profile, data, ("beta", "sos"))
+    ]
+    return write_table("table1", profile, TABLE_1, rows)
+
+
+def table_1_gray(profile: str) -> str:
+    """The last six rows of Table 1 and two models of ours; files and Markdown."""
+    rows = distance_rows("02_dorta_comparison", profile, GRAY, tuple(KIND))
+    return write_table("table1_gray", profile, TABLE_1, rows)
+
+
+TABLE_1 = ("data", "model", "images", "distance here", "floor", "paper's data", "paper's FID")
+
+
+def distance_rows(notebook: str, profile: str, data: str, kinds: Sequence[str]) -> list[tuple]:
+    """Rows of Table 1 for the models of one data set."""
+    numbers, rows = load_numbers(notebook, profile), []
+    label = LABELS[data]
+    for kind in kinds:
+        for what in ("means", "samples"):
+            distance = numbers.get(f"{data}-{kind}.distance_{what}")
+            floor = numbers.get(f"{data}-{kind}.distance_floor")
+            paper = PAPER_TABLE_1.get((PAPER_DATA[data], KIND[kind], what))
+            published = (PAPER_DATA[data], f"{paper:g}") if paper else ("not in the paper", "–")
+            rows.append(
+                (label, KIND[kind], what, number(distance, 3), number(floor, 2), *published)
+            )
+    return rows
 
 
 def scale_table(measured: dict) -> str:
@@ -340,29 +399,92 @@ def scale_table(measured: dict) -> str:
     return markdown_table(header, rows)
 
 
-def orderings(profile: str) -> str:
+def orderings(profile: str, notebook: str = "01_beta_vae_vs_sos_vae") -> str:
     """Every pair of rows of Table 1 on one data set: the paper's order, and whether it holds."""
-    numbers = load_numbers("01_beta_vae_vs_sos_vae", profile)
+    numbers = load_numbers(notebook, profile)
+    here_is = ("faces", "brains") if notebook.startswith("01") else (GRAY,)
     header = ("data", "the paper finds", "paper", "here", "holds here")
-    pairs = (
-        (("sos", "samples"), ("sos", "means")),
-        (("sos", "samples"), ("beta", "means")),
-        (("sos", "samples"), ("beta", "samples")),
-        (("beta", "means"), ("beta", "samples")),
-        (("sos", "means"), ("beta", "means")),
-        (("sos", "means"), ("beta", "samples")),
+    rows = []
+    for data in here_is:
+        published = {
+            (kind, what): PAPER_TABLE_1[PAPER_DATA[data], label, what]
+            for kind, label in KIND.items()
+            for what in ("means", "samples")
+            if (PAPER_DATA[data], label, what) in PAPER_TABLE_1
+        }
+        for pair in combinations(sorted(published, key=published.get), 2):
+            here = [numbers.get(f"{data}-{k}.distance_{w}") for k, w in pair]
+            holds = NOT_RUN if None in here else "yes" if here[0] < here[1] else "**no**"
+            claim = " < ".join(f"{KIND[k]} {w}" for k, w in pair)
+            paper = " < ".join(f"{published[one]:.0f}" for one in pair)
+            label = LABELS[data]
+            rows.append((label, claim, paper, " vs ".join(map(number, here)), holds))
+    return markdown_table(header, rows)
+
+
+def density_table(measured: dict) -> str:
+    """How likely test images are, and how far off means and variances are."""
+    header = (
+        "model",
+        "log-density of test images (nats)",
+        "KL, test",
+        "RMSE of μ, test",
+        "Var[y] / data",
     )
     rows = []
-    for data, paper_data in PAPER_DATA.items():
-        for pair in pairs:
-            paper = {one: PAPER_TABLE_1[paper_data, KIND[one[0]], one[1]] for one in pair}
-            better, worse = sorted(pair, key=paper.get)
-            here = [numbers.get(f"{data}-{k}.distance_{w}") for k, w in (better, worse)]
-            holds = NOT_RUN if None in here else "yes" if here[0] < here[1] else "**no**"
-            claim = " < ".join(f"{KIND[k]} {w}" for k, w in (better, worse))
-            values = (f"{paper[better]:.0f} < {paper[worse]:.0f}", " vs ".join(map(number, here)))
-            rows.append((DATA[data], claim, *values, holds))
+    for name, n in measured.items():
+        total = (n["variance_latent"] + n["variance_observation"]) / n["variance_data"]
+        rows.append(
+            (
+                title(name),
+                f"{-n['test_nll_nats']:.0f}",
+                number(n["test_kl_nats"], 2),
+                number(n["test_squared_error"] ** 0.5, 2),
+                f"{total:.2f}",
+            )
+        )
     return markdown_table(header, rows)
+
+
+def local_and_global_table(numbers: dict[str, dict[str, float]]) -> str:
+    """{model: `sos.evaluation.local_and_global`}: samples beside the residuals of test images."""
+    header = (
+        "model", "neighbours: samples", "test images", "a quarter image apart: samples",
+        "test images", "coarse power, samples / test", "fine power, samples / test",
+    )  # fmt: skip
+    rows = []
+    for name, n in numbers.items():
+        keys = ("near_samples", "near_data", "far_samples", "far_data")
+        correlations = (f"{n[key]:.2f}".replace("-0.00", "0.00") for key in keys)
+        rows.append((name, *correlations, number(n["coarse_ratio"], 2), number(n["fine_ratio"], 2)))
+    return markdown_table(header, rows)
+
+
+def sparse_costs() -> str:
+    """The committed timings of benchmarks/sparse.py."""
+    content = benchmark("sparse")
+    header = (
+        "image", "distribution", "numbers per pixel", "log p and gradients", "one sample",
+        "a row of Σ", "one distribution",
+    )  # fmt: skip
+    rows = [
+        (
+            f"{side}×{side}",
+            KIND[name],
+            f"{n['numbers_per_pixel']:.0f}",
+            *(
+                f"{number(n[key], 2)} ms"
+                for key in ("log_prob_ms", "sample_ms", "covariance_row_ms")
+            ),
+            f"{number(n['megabytes'], 2)} MB",
+        )
+        for side, table in content.get("costs", {}).items()
+        for name, n in table.items()
+    ]
+    where = (
+        content and f"{content['device']}, {content['threads']} threads, torch {content['torch']}"
+    )
+    return markdown_table(header, rows or [[NOT_RUN] * len(header)]) + f"\n{where or ''}\n"
 
 
 def environment() -> str:

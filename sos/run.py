@@ -46,6 +46,12 @@ NOTEBOOKS = (
         ("faces-beta", "faces-sos", "brains-beta", "brains-sos"),
     ),
     Notebook(
+        "02_dorta_comparison",
+        "4.1",
+        "Figure 3, Table 1 (last six rows), local against global structure, costs",
+        ("gray-beta", "gray-dorta", "gray-sos", "gray-constrained", "gray-hybrid"),
+    ),
+    Notebook(
         "03_interpolation",
         "4.2",
         "Figure 4, and the same by way of the latent space",

@@ -14,11 +14,13 @@ from sos import paths
 from sos.config import Experiment, Network, Training
 from sos.networks import DIAGONAL_FLOOR
 from sos.progress import tqdm
+from sos.sparse_precision_normal import neighbour_regression
 from sos.vae import VAE, Terms
 
 VERSION = 1  # bump when the same configuration no longer gives the same weights
 LOG_EVERY = 10  # steps between rows of the history
 CHECKPOINT_EVERY = 100  # steps
+CHECKPOINT_SECONDS = 20.0  # at least between two of them: hundreds of megabytes at paper size
 WARM_UP = 50  # steps
 
 
@@ -83,6 +85,11 @@ def has_fast_bfloat16(where: torch.device) -> bool:
     return bool(capabilities.get("amx_bf16"))
 
 
+def precision(where: torch.device) -> torch.autocast:
+    """bfloat16 for the networks' trunks where that is faster; heads and densities opt out."""
+    return torch.autocast(where.type, torch.bfloat16, enabled=has_fast_bfloat16(where))
+
+
 def memory_format(network: Network) -> torch.memory_format:
     """channels_last, but not below 16 channels: there oneDNN's weight gradient of the strided 1x1
     convolutions writes past a buffer and can end the process (uxlfoundation/oneDNN#6035)."""
@@ -94,19 +101,21 @@ class Run:
 
     def __init__(self, experiment: Experiment, images: Tensor, where: torch.device):
         objective, training = experiment.objective, experiment.training
+        self.training, self.format = training, memory_format(experiment.network)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
             self.vae = VAE(experiment.data, experiment.network)
         with torch.no_grad():  # a mean that starts at the data's colour need not travel there
             self.vae.head.mean.bias.copy_(images.float().mean((0, 2, 3)) / 255)
-        self.vae.to(where, memory_format=memory_format(experiment.network))
+        self.vae.to(where, memory_format=self.format)
         self.optimiser = torch.optim.Adam(self.vae.parameters(), training.learning_rate)
         self.kl = Constraint(
             objective.kl_target, objective.damping, objective.multiplier_rate, where
         )
         target, self.rank_entropy = objective.rank_entropy_target, None
-        if target == "ppca":
-            target = ppca_target(images, experiment.network, objective.kl_target)
+        rules = {"ppca": ppca_target, "markov": markov_target}
+        if target in rules:
+            target = rules[target](images, experiment.network, objective.kl_target)
         if target is not None:
             damping, rate = objective.entropy_damping, objective.entropy_multiplier_rate
             self.rank_entropy = Constraint(target, damping, rate, where)
@@ -133,6 +142,24 @@ class Run:
         if self.rank_entropy is not None:
             self.rank_entropy.multiplier = saved["multipliers"][1]
         self.step, self.seconds, self.history = saved["progress"]
+
+    def optimise(self, x: Tensor, mean_only: bool) -> Terms:
+        """One step on images x (batch, C, H, W): weights descend, multipliers ascend."""
+        training, where = self.training, x.device
+        x = x.contiguous(memory_format=self.format)
+        stream = generator("latent noise", training.seed, self.step, device=where)
+        noise = torch.randn(len(x), self.vae.latent, generator=stream, device=where)
+        if training.warm_release and self.step == training.pretraining:
+            release(self, x)
+        with precision(where):
+            terms = self.vae.terms(x, noise, mean_only, training.span_gain)
+        self.optimiser.param_groups[0]["lr"] = learning_rate(self.step, training)
+        self.optimiser.zero_grad()
+        self.loss(terms, mean_only).backward()
+        self.optimiser.step()
+        self.ascend(terms, mean_only)
+        self.step += 1
+        return terms
 
     def loss(self, terms: Terms, mean_only: bool) -> Tensor:
         """Equation 3, negated, with the damping of both constraints; per-item means."""
@@ -179,7 +206,8 @@ def train(experiment: Experiment, images: Tensor, checkpoint: Path, line: int = 
     if checkpoint.exists():
         run.restore(checkpoint)
     run.vae.train()
-    clock = time.perf_counter() - run.seconds
+    saved = time.perf_counter()
+    clock = saved - run.seconds
     with tqdm(
         desc=experiment.name,
         initial=run.step,
@@ -190,27 +218,16 @@ def train(experiment: Experiment, images: Tensor, checkpoint: Path, line: int = 
         while run.step < training.steps:
             mean_only = run.step < training.pretraining
             run.kl.share = min(1.0, (run.step + 1) / max(training.kl_warmup, 1))
-            x = batch(images, run.step, training)
-            x = x.contiguous(memory_format=memory_format(experiment.network))
-            stream = generator("latent noise", training.seed, run.step, device=where)
-            noise = torch.randn(len(x), run.vae.latent, generator=stream, device=where)
-            if training.warm_release and run.step == training.pretraining:
-                release(run, x)
-            with torch.autocast(where.type, torch.bfloat16, enabled=has_fast_bfloat16(where)):
-                terms = run.vae.terms(x, noise, mean_only, training.span_gain)
-            run.optimiser.param_groups[0]["lr"] = learning_rate(run.step, training)
-            run.optimiser.zero_grad()
-            run.loss(terms, mean_only).backward()
-            run.optimiser.step()
-            run.ascend(terms, mean_only)
-            run.step += 1
+            terms = run.optimise(batch(images, run.step, training), mean_only)
             bar.update()
             if run.step % LOG_EVERY == 0 or run.step == training.steps:
                 row = run.record(terms)
                 shown = ("nll_nats", "kl_nats", "rank_entropy_nats", "squared_error")
                 bar.set_postfix({name: f"{row[name]:.4g}" for name in shown})
-            if run.step % CHECKPOINT_EVERY == 0 or run.step == training.steps:
-                run.seconds = time.perf_counter() - clock
+            due = time.perf_counter() - saved >= CHECKPOINT_SECONDS
+            if (run.step % CHECKPOINT_EVERY == 0 and due) or run.step == training.steps:
+                saved = time.perf_counter()
+                run.seconds = saved - clock
                 run.check_weights(checkpoint)
                 run.save(checkpoint)
     run.vae.eval()
@@ -238,27 +255,52 @@ def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
     return left
 
 
+def markov_target(images: Tensor, network: Network, kl_target: float) -> float:
+    """H(y) - ξ_KL (nats) for the best normal with a sparse factor L for the images themselves.
+
+    Its columns are regressions, each pixel's on its later neighbours, over the images: the
+    conditional variances s² that they leave give H(y) = ½ Σ log 2πe s².
+    """
+    centred = (images.cpu().float() - images.cpu().float().mean(0)) / 255
+    variance, _ = neighbour_regression(centred, network.neighbourhood)
+    # Rounding to 8 bits alone leaves 1/12 of a squared gray level.
+    return (
+        float(0.5 * (2 * math.pi * math.e * (variance + (1 / 255) ** 2 / 12)).log().sum())
+        - kl_target
+    )
+
+
 @torch.no_grad()
 def release(run: Run, x: Tensor) -> None:
     """Starts the covariance where it will be needed instead of at almost nothing.
 
-    P gets its target entropy. A learnt D gets the mean squared error σ², its best constant; the
-    squared error then counts 1/2σ² instead of 1/2ε, and with this change of unit go the price of
-    a nat of KL and Adam's memory of past gradients, which would keep its steps small for long.
+    P gets its target entropy, ½R log(1 + λ/ε) for R columns of squared length λ, or without a
+    target half of the residual; a learnt D the mean squared error σ², its best constant; a sparse
+    L the best stationary one. Where D = εI goes,
+    the squared error counts 1/2σ² instead of 1/2ε, and with this change of unit go the price of a
+    nat of KL and Adam's memory of past gradients, which would keep its steps small for long.
     """
-    vae = run.vae
+    vae, head = run.vae, run.vae.head
     mean, _ = vae.encode(x)
     features = vae.decoder(mean)
-    if run.rank_entropy is not None:
-        vae.head.start_factor_at(features, run.rank_entropy.target)
-    if vae.head.variance is not None:
-        error = (vae.head(features, mean_only=True).mean - x.flatten(1)).square().mean()
-        vae.head.start_variance_at(error)
-        unit = DIAGONAL_FLOOR / error
-        run.kl.multiplier *= unit
-        for memory in run.optimiser.state.values():
-            memory["exp_avg"] *= unit
-            memory["exp_avg_sq"] *= unit**2
+    residual = x - vae.images(head(features, mean_only=True).mean)
+    error = residual.square().mean()
+    if head.factor is not None and run.rank_entropy is not None:
+        length = head.diagonal * math.expm1(2 * run.rank_entropy.target / head.rank)
+        head.start_factor_at(features, length)
+    elif head.precision is not None and head.factor is not None:
+        head.start_factor_at(features, 0.5 * error * residual[0].numel() / head.rank)
+    if head.variance is None and head.precision is None:
+        return
+    if head.variance is not None:
+        head.start_variance_at(error)
+    else:
+        head.start_precision_at(residual)
+    unit = DIAGONAL_FLOOR / error
+    run.kl.multiplier *= unit
+    for memory in run.optimiser.state.values():
+        memory["exp_avg"] *= unit
+        memory["exp_avg_sq"] *= unit**2
 
 
 def checkpoint_step(file: Path) -> int:

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from sos.config import Data, Network
 from sos.low_rank_normal import LowRankNormal
-from sos.networks import Decoder, Encoder, ObservationHead
+from sos.networks import Decoder, Encoder, Observation, ObservationHead
+from sos.sparse_precision_normal import LowRankPlusSparseNormal, SparsePrecisionNormal
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Terms:
 
     nll_nats: Tensor  # -log p(x|z), one sample of z per image
     kl_nats: Tensor  # KL[q(z|x) ‖ p(z)]
-    rank_entropy_nats: Tensor  # ½ log|I + PᵀD⁻¹P|, the part of H(x|z) that training can move
+    # ½ log|I + PᵀD⁻¹P|, the part of H(x|z) that training can move; with a sparse L all of H(x|z)
+    rank_entropy_nats: Tensor
     squared_error: Tensor  # mean of (x - μ)² over pixels and images, for the record
 
 
@@ -61,7 +63,7 @@ class VAE(nn.Module):
         """q(z|x): mean and standard deviation (batch, latent) for images x in [0, 1]."""
         return self.encoder(x)
 
-    def decode(self, z: Tensor, mean_only: bool = False) -> LowRankNormal:
+    def decode(self, z: Tensor, mean_only: bool = False) -> Observation:
         """p(y|z) over flat images, channel-major; `mean_only` is the pre-training distribution."""
         return self.head(self.decoder(z), mean_only)
 
@@ -76,17 +78,39 @@ class VAE(nn.Module):
         """The terms of equation 3 for images x (batch, C, H, W), with z = m + s·noise."""
         mean, std = self.encode(x)
         observation = self.decode(mean + std * noise, mean_only)
-        if span_gain and self.head.diagonal is None:
+        low_rank = isinstance(observation, LowRankNormal)
+        if span_gain and self.head.variance is not None:
             raise ValueError("span_gain needs a fixed diagonal, D = εI; set it to 0 for a learnt D")
-        if span_gain and not mean_only:
+        if span_gain and low_rank and not mean_only:
             loc, factor = SpanGradient.apply(
                 observation.loc, observation.cov_factor, span_gain / self.head.diagonal
             )
             observation = LowRankNormal(loc, factor, self.head.diagonal, validate_args=False)
-        log_prob, rank_entropy = observation.log_prob_and_rank_entropy(x.flatten(1))
+        if low_rank:
+            log_prob, rank_entropy = observation.log_prob_and_rank_entropy(x.flatten(1))
+        else:
+            log_prob, rank_entropy = self._sparse_terms(observation, x.flatten(1), span_gain)
         kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(1)
         error = (x.flatten(1) - observation.loc.detach()).square().mean()
         return Terms(-log_prob.mean(), kl.mean(), rank_entropy.mean(), error)
+
+    def _sparse_terms(
+        self, p: SparsePrecisionNormal | LowRankPlusSparseNormal, x: Tensor, gain: float
+    ) -> tuple[Tensor, Tensor]:
+        """log p(x|z) and the entropy.
+
+        `gain` is κ of `SpanGradient`, with E[L_kk²] for 1/ε. The mean gets (1 + κΣ/ε) times its
+        gradient, in which Σ times the plain one is the residual itself; P as in the SOS-VAE.
+        """
+        precision = (2 * p.log_diag.detach()).exp().mean()
+        if gain and isinstance(p, LowRankPlusSparseNormal):
+            _, factor = SpanGradient.apply(p.loc.detach(), p.cov_factor, gain * precision)
+            p = LowRankPlusSparseNormal(p.local, factor)
+        log_prob = p.log_prob(x)
+        if gain:
+            push = 0.5 * gain * precision * (x - p.loc).square().sum(1)
+            log_prob = log_prob - (push - push.detach())
+        return log_prob, p.entropy()
 
     def images(self, flat: Tensor) -> Tensor:
         """Flat values (..., S) as images (..., C, H, W)."""

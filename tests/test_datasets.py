@@ -90,6 +90,16 @@ def test_gray_faces_are_pils_gray():
         assert np.abs(pil.astype(int) - other[0]).max() <= 1
 
 
+def test_gray_images_made_from_colour_are_those_made_from_nothing(tmp_path, monkeypatch):
+    rendered = datasets.load_split(data(train=3, channels=1), "train")
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "another")
+    datasets.load_split(data(train=3), "train")
+    monkeypatch.setattr(datasets, "build", None)  # nothing is rendered any more
+    derived = datasets.load_split(data(train=3, channels=1), "train")
+    np.testing.assert_array_equal(derived.images, rendered.images)
+    np.testing.assert_array_equal(derived.factors, rendered.factors)
+
+
 def test_unknown_names_are_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="'cats'.*faces.*brains.*folder"):
         datasets.load_split(data("cats"), "train")

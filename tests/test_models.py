@@ -167,6 +167,7 @@ def test_an_interrupted_training_goes_on(monkeypatch, runs):
     whole = models.load_or_train(experiment())
     shutil.rmtree(whole.folder)
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
     original, calls = training.VAE.terms, iter(range(6))
 
     def terms(self, *args, **kwargs):

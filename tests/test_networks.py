@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sos.config import Data, Network
 from sos.networks import DIAGONAL_FLOOR, Residual, ResidualUp, pyramid
+from sos.sparse_precision_normal import SparsePrecisionNormal
 from sos.vae import VAE
 
 # Settings beyond the paper's that must keep every shape.
@@ -202,3 +203,54 @@ def test_mean_only_leaves_the_mean_and_drops_the_covariance():
     full, bare = vae.decode(z), vae.decode(z, mean_only=True)
     assert torch.equal(full.loc, bare.loc)
     assert (bare.variance == torch.tensor(1e-3)).all()
+
+
+# ------------------------------------------------------------------------- a sparse precision
+
+
+def sparse(**network):
+    return model(6, 5, 2, **{"rank": 0, "diagonal": None, "neighbourhood": 3} | network)
+
+
+def test_the_precision_head_is_neighbour_by_neighbour():
+    """Output channel n·C + c is number n (log L_kk first, then ratios) of colour c."""
+    vae = randomised(sparse())
+    z = torch.randn(2, 3)
+    with torch.no_grad():
+        y, raw = vae.decode(z), vae.head.precision(vae.decoder(z))  # (2, (1 + 5)·2, 6, 5)
+    assert raw.abs().max() < 4.5  # where the smooth limits are hardly felt
+    raw = raw.view(2, 6, 2, 6, 5)
+    torch.testing.assert_close(y.log_diag, raw[:, 0].flatten(1), atol=2e-3, rtol=0)
+    ratios = y.off_diag / y.log_diag.exp()[:, None]
+    torch.testing.assert_close(ratios, raw[:, 1:].flatten(2), rtol=1e-4, atol=1e-5)
+
+
+def test_exploding_log_diagonals_are_held():
+    vae = sparse()
+    for bias, limit in ((1e4, 6.0), (-1e4, -5.0)):
+        torch.nn.init.constant_(vae.head.precision.bias, bias)
+        y = vae.decode(torch.zeros(1, 3))
+        assert (y.log_diag == limit).all()
+
+
+def test_the_precision_starts_as_the_best_stationary_one():
+    vae = sparse(neighbourhood=5)
+    residuals = torch.randn(400, 2, 6, 5).cumsum(-1)
+    residuals = 0.1 * (residuals - residuals.mean(0))
+    vae.head.start_precision_at(residuals)
+    torch.nn.init.zeros_(vae.head.precision.weight)
+    y = vae.decode(torch.zeros(1, 3))
+    zero = torch.zeros_like(y.loc)
+
+    def nll(ratios, log_diag):
+        p = SparsePrecisionNormal(zero, log_diag, ratios * log_diag.exp()[:, None], y.shape)
+        return -p.log_prob(residuals.flatten(1)).mean()
+
+    best = y.off_diag / y.log_diag.exp()[:, None], y.log_diag
+    for number in range(best[0].shape[1]):
+        for nudge in (0.02, -0.02):
+            moved = best[0].detach().clone()
+            moved[:, number] += nudge
+            assert nll(moved, best[1]) > nll(*best)
+    for nudge in (0.02, -0.02):
+        assert nll(best[0], best[1] + nudge) > nll(*best)

@@ -48,6 +48,16 @@ def test_orderings(data):
         assert sos["distance_samples"] < sos["distance_means"]
 
 
+def test_gray_orderings():
+    """What notebook 02 says of samples: low rank before sparse before independent pixels."""
+    n = {name: numbers(f"gray-{name}") for name in ("beta", "dorta", "sos", "constrained")}
+    samples = {name: values["distance_samples"] for name, values in n.items()}
+    assert samples["sos"] < samples["dorta"] < samples["constrained"] < samples["beta"]
+    assert (
+        n["dorta"]["test_nll_nats"] < n["constrained"]["test_nll_nats"] < n["beta"]["test_nll_nats"]
+    )
+
+
 @pytest.mark.parametrize("data", PAIRS)
 def test_coherence(data):
     assert numbers(f"{data}-sos")["neighbour_correlation"] >= 0.8

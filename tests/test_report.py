@@ -90,10 +90,37 @@ def test_results_of_profiles_are_kept_apart(figures):
 def test_the_papers_table_is_as_printed():
     """Table 1: in either data set the samples of the SOS-VAE have the smallest distance."""
     table = report.PAPER_TABLE_1
-    assert len(table) == 8
+    assert len(table) == 14
     for data in ("CelebA", "UKBB"):
         rows = {key: value for key, value in table.items() if key[0] == data}
         assert min(rows, key=rows.get) == (data, "SOS-VAE", "samples")
+    gray = {key[1:]: value for key, value in table.items() if key[0] == "CelebA, gray"}
+    assert sorted(gray, key=gray.get) == [
+        ("SOS-VAE", "means"),
+        ("Dorta et al.", "means"),
+        ("SOS-VAE", "samples"),
+        ("Dorta et al.", "samples"),
+        ("β-VAE", "means"),
+        ("β-VAE", "samples"),
+    ]
+
+
+def test_gray_rows_and_their_orderings(figures):
+    """Our two models have rows without a published number, and every published pair is judged."""
+    results = report.Results("02_dorta_comparison", "smoke", {})
+    distances = {"beta": (9, 30), "dorta": (4, 7), "sos": (3, 8), "constrained": (5, 6)}
+    for kind, pair in distances.items():
+        for what, distance in zip(("means", "samples"), pair, strict=True):
+            results.add(f"gray-{kind}.distance_{what}", distance, "1")
+    results.write()
+    rows = markdown_cells(report.table_1_gray("smoke"))[2:]
+    assert [row[1] for row in rows[::2]] == list(report.KIND.values())
+    assert [row[3] for row in rows[-4:]] == ["5.00", "6.00", "not run", "not run"]
+    assert {row[5] for row in rows[-4:]} == {"not in the paper"}
+    judged = markdown_cells(report.orderings("smoke", "02_dorta_comparison"))[2:]
+    assert len(judged) == 15 and sum(row[-1] == "yes" for row in judged) == 14
+    (wrong,) = [row for row in judged if row[-1] != "yes"]
+    assert wrong[1] == "SOS-VAE samples < Dorta et al. samples" and wrong[2] == "75 < 78"
 
 
 # ---------------------------------------------------------------------------- tables

@@ -9,6 +9,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -79,6 +80,7 @@ def plain_float32(setattr_):
     setattr_(training, "has_fast_bfloat16", lambda where: False)
     setattr_(torch.backends.mkldnn, "enabled", False)  # see the test of narrow networks
     setattr_(training, "CHECKPOINT_EVERY", 5)
+    setattr_(training, "CHECKPOINT_SECONDS", 0)
     setattr_(training, "LOG_EVERY", 1)
 
 
@@ -181,6 +183,27 @@ def test_the_ppca_target_is_that_of_the_dense_covariance():
     expected = 0.5 * (leading.clamp(min=epsilon) / epsilon).log().sum().item() - 3.0
     got = training.ppca_target(images, Network(rank=rank, diagonal=epsilon), 3.0)
     assert got == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_markov_target_is_the_entropy_of_regressions():
+    """½ Σ log 2πe s², s² what later neighbours leave of each pixel, less what z carries."""
+    images = patterns()[:, :1]
+    flat = images.flatten(1).double().numpy() / 255
+    flat -= flat.mean(0)
+    height, width = images.shape[2:]
+    expected = -3.0
+    for k in range(height * width):
+        i, j = divmod(k, width)
+        later = [
+            (i + di) * width + j + dj
+            for di, dj in ((0, 1), (1, -1), (1, 0), (1, 1))
+            if i + di < height and 0 <= j + dj < width
+        ]
+        fit, *_ = np.linalg.lstsq(flat[:, later], flat[:, k], rcond=None)
+        left = ((flat[:, k] - flat[:, later] @ fit) ** 2).mean() + (1 / 255) ** 2 / 12
+        expected += 0.5 * math.log(2 * math.pi * math.e * left)
+    got = training.markov_target(images, Network(neighbourhood=3), 3.0)
+    assert got == pytest.approx(expected, rel=2e-3)
 
 
 def test_a_training_can_take_its_target_from_the_images(tmp_path):

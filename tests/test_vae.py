@@ -11,6 +11,7 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from sos.config import Data, Network
 from sos.low_rank_normal import LowRankNormal
 from sos.networks import DIAGONAL_FLOOR
+from sos.sparse_precision_normal import LowRankPlusSparseNormal
 from sos.vae import VAE, SpanGradient
 
 HEIGHT, WIDTH, CHANNELS, BATCH = 5, 4, 2, 3
@@ -113,6 +114,70 @@ def test_terms_do_not_depend_on_which_way_memory_runs():
         other = vae.terms(x.contiguous(memory_format=torch.channels_last), noise)
     for name, value in vars(plain).items():
         assert vars(other)[name].item() == pytest.approx(value.item(), rel=1e-5), name
+
+
+SPARSE = {"sparse": {"rank": 0, "diagonal": None}, "both": {"rank": 4, "diagonal": None}}
+
+
+def dense_sparse(y):
+    """N(μ, (LLᵀ)⁻¹ + PPᵀ) of one batch element after another."""
+    local = getattr(y, "local", y)
+    roots = [torch.from_numpy(local.root(item).toarray()) for item in range(len(y.loc))]
+    covariance = torch.stack([torch.linalg.inv(root @ root.T) for root in roots])
+    if local is not y:
+        factor = y.cov_factor.double()
+        covariance = covariance + factor @ factor.mT
+    return MultivariateNormal(y.loc.double(), covariance)
+
+
+@pytest.mark.parametrize("network", SPARSE.values(), ids=SPARSE)
+def test_terms_of_a_sparse_precision(network):
+    vae = model(neighbourhood=3, **network)
+    x, noise = inputs(vae)
+    with torch.no_grad():
+        y, terms = prediction(vae, x, noise), vae.terms(x, noise)
+    expected = dense_sparse(y)
+    nll = -expected.log_prob(x.flatten(1).double()).mean()
+    assert terms.nll_nats.item() == pytest.approx(nll.item(), rel=1e-4)
+    entropy = expected.entropy().mean().item()
+    assert terms.rank_entropy_nats.item() == pytest.approx(entropy, rel=1e-4)
+
+
+@pytest.mark.parametrize("network", SPARSE.values(), ids=SPARSE)
+def test_a_gain_adds_a_share_of_the_residual_to_the_gradient_of_a_sparse_mean(network):
+    """d nll / dμ becomes g - κ m (x - μ), m = E[L_kk²], and d nll / dP (I + κ m PPᵀ) times itself.
+
+    No value changes, nor the gradient of L.
+    """
+    gain, vae = 0.3, model(neighbourhood=3, **network).eval()
+    x, noise = inputs(vae)
+    gradients = {}
+    for share in (0.0, gain):
+        vae.zero_grad()
+        terms = vae.terms(x, noise, span_gain=share)
+        terms.nll_nats.backward()
+        gradients[share] = {n: p.grad.clone() for n, p in vae.head.named_parameters()}
+        gradients[share]["nll"] = terms.nll_nats.detach()
+    assert torch.equal(gradients[0.0]["nll"], gradients[gain]["nll"])
+    with torch.no_grad():
+        y = prediction(vae, x, noise)
+        weight = gain * y.log_diag.mul(2).exp().mean()
+        added = -weight * vae.images(x.flatten(1) - y.loc).sum((0, 2, 3)) / BATCH
+    for name in ("precision.weight", "precision.bias"):
+        torch.testing.assert_close(gradients[gain][name], gradients[0.0][name])
+    if network["rank"]:
+        factor = y.cov_factor.detach().clone().requires_grad_()
+        LowRankPlusSparseNormal(y.local, factor).log_prob(x.flatten(1)).mean().neg().backward()
+        moved = factor.grad + weight * factor @ (factor.mT @ factor.grad)
+        by_channel = moved.detach().mT.unflatten(-1, (CHANNELS, -1)).sum((0, 3)).flatten()
+        torch.testing.assert_close(
+            gradients[gain]["factor.bias"],
+            by_channel,
+            rtol=1e-3,
+            atol=1e-4 * by_channel.abs().max(),
+        )
+    change = gradients[gain]["mean.bias"] - gradients[0.0]["mean.bias"]
+    torch.testing.assert_close(change, added, rtol=1e-3, atol=1e-4)
 
 
 # ---------------------------------------------------------------------------- pre-training

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -53,7 +53,8 @@ def load_split(data: Data, split: str) -> Split:
             log.warning("%s is damaged: building it again", target)
             shutil.rmtree(target)
         try:
-            build(target, items(data, split), partial(make, data), f"{data.name} {split}")
+            if not made_gray(data, split):
+                build(target, items(data, split), partial(make, data), f"{data.name} {split}")
         except OSError:  # as when another process was at the same work and finished first
             if read(target) is None:
                 raise
@@ -103,6 +104,18 @@ def make(data: Data, item) -> dict[str, np.ndarray]:
         return {"images": folder.read(item, data)}
     rendered = simulator(data).render(item, data.height, data.width)
     return {"images": in_channels(data, rendered.image), "factors": rendered.factors}
+
+
+def made_gray(data: Data, split: str) -> bool:
+    """Makes a gray split from the same pictures in colour, if those lie in the cache."""
+    if data.name == "folder" or data.channels == simulator(data).CHANNELS:
+        return False
+    arrays = read(cache_folder(replace(data, channels=simulator(data).CHANNELS), split))
+    if arrays is None:
+        return False
+    images = np.stack([in_channels(data, image) for image in arrays["images"]])
+    write(cache_folder(data, split), arrays | {"images": images})
+    return True
 
 
 def in_channels(data: Data, image: np.ndarray) -> np.ndarray:

@@ -1,0 +1,60 @@
+"""What is measured of a model, where the exact value is too slow for every model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sos import evaluation, models, paths
+from sos.config import Data, Experiment, Network, Objective, Training
+from sos.vae import VAE
+
+
+@pytest.fixture
+def sparse(tmp_path, monkeypatch):
+    """A gray model with a sparse precision whose predictions depend on the code."""
+    monkeypatch.setattr(paths, "CACHE", tmp_path)
+    data = Data("faces", 16, 16, 1, train=4, validation=1, test=4)
+    network = Network(width=4, latent=3, rank=0, diagonal=None, neighbourhood=3)
+    torch.manual_seed(0)
+    vae = VAE(data, network).eval()
+    for part in (vae.head.mean, vae.head.precision):
+        torch.nn.init.normal_(part.weight, std=0.2)
+    torch.nn.init.constant_(vae.head.precision.bias, 0.5)
+    experiment = Experiment("gray-dorta", data, network, Objective(3.0), Training(1, 0))
+    return models.Model(experiment, vae, [], {}, Path())
+
+
+def test_sampled_variances_are_the_exact_ones_on_average(sparse, monkeypatch):
+    monkeypatch.setattr(evaluation, "SPLIT_DRAWS", 100)
+    measured = evaluation.prior_variances(sparse)
+    stream = evaluation.generator("variances", 0, device=evaluation.device())
+    with torch.no_grad():
+        p = sparse.vae.decode(sparse.vae.prior(100, stream)[:50])  # the first of two parts
+    assert measured["variance_observation"] == pytest.approx(p.variance.mean().item(), rel=0.05)
+
+
+def test_held_out_terms_of_a_sparse_model_say_nothing_of_a_span(sparse, monkeypatch):
+    monkeypatch.setattr(evaluation, "SPLIT_DRAWS", 4)
+    measured = evaluation.held_out(sparse)
+    assert measured["test_kl_nats"] > 0
+    assert not {"test_calibration", "test_residual_outside", "epsilon"} & set(measured)
+
+
+def test_residuals_of_samples_and_of_data_have_the_shape_of_images(sparse):
+    assert evaluation.sampled_residuals(sparse, 6).shape == (6, 1, 16, 16)
+    assert evaluation.data_residuals(sparse, 4).shape == (4, 1, 16, 16)
+
+
+def test_local_and_global_tells_coarse_from_fine():
+    """Residuals that are a wave over the image, and the same with half of it and with grain."""
+    rows = torch.arange(32.0) * 2 * torch.pi / 32
+    phases = torch.rand(40, 1, 1, 1, generator=torch.Generator().manual_seed(0)) * 2 * torch.pi
+    wave = torch.sin(rows[:, None] + phases) + torch.sin(rows + phases)
+    grain = 0.1 * torch.randn(wave.shape, generator=torch.Generator().manual_seed(1))
+    real = wave + grain
+    found = evaluation.local_and_global(0.5 * wave + 2 * grain, real)
+    assert found["coarse_ratio"] == pytest.approx(0.25, rel=0.02)
+    assert found["fine_ratio"] == pytest.approx(4, rel=0.02)
+    assert found["near_data"] > 0.95 > found["near_samples"] > 0.8
+    assert found["far_data"] == pytest.approx(found["far_samples"], abs=0.1)
