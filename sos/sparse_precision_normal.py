@@ -223,6 +223,8 @@ class SparsePrecisionNormal(Distribution):
         validate_args: bool | None = None,
     ):
         self.shape = tuple(shape)
+        if len(self.shape) != 3:
+            raise ValueError(f"shape must be (channels, height, width), not {self.shape}")
         size = math.prod(self.shape)
         wanted = {"loc": loc, "log_diag": log_diag, "off_diag": off_diag}
         for name, x in wanted.items():
@@ -335,14 +337,17 @@ class SparsePrecisionNormal(Distribution):
         shape = torch.broadcast_shapes(noise.shape, self._extended_shape())
         lead = shape[: len(shape) - len(self.batch_shape) - 1]
         log_diag, weights = self._items()
-        u = noise.expand(shape).reshape(lead.numel(), log_diag.shape[0], -1).transpose(0, 1)
+        u = noise.expand(shape).reshape(lead.numel(), *log_diag.shape).transpose(0, 1)
         e = _Sample.apply(log_diag, weights, u, self.shape, self.neighbourhood)
         return self.loc + e.transpose(0, 1).reshape(shape)
 
     @torch.no_grad()
     def covariance_row(self, index: int) -> Tensor:
         """Covariance of every value with value `index`, by two solves, L a = e, L^T s = a."""
-        index = range(self.event_shape[0])[index]
+        size = self.event_shape[0]
+        if not -size <= index < size:
+            raise ValueError(f"index must lie in 0..{size - 1}, not {index}")
+        index %= size
         log_diag, weights = self._items()
         unit = torch.zeros_like(log_diag)[:, None]
         unit[..., index] = 1
@@ -406,14 +411,15 @@ class SparsePrecisionNormal(Distribution):
 
 def _edits(index: Tensor, values: Tensor | float, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Distinct flat numbers, ascending, and their values; of equal ones the last counts."""
+    index, values = torch.as_tensor(index), torch.as_tensor(values)
     index = index.nonzero().squeeze(-1) if index.dtype == torch.bool else index
     if index.dim() != 1 or index.is_floating_point():
         raise ValueError(f"index must be a mask or flat numbers (q,), not {tuple(index.shape)}")
     if index.numel() and not 0 <= index.min() <= index.max() < size:
         raise ValueError(f"index must lie in 0..{size - 1}; flat numbers count channels, then rows")
-    held = dict(
-        zip(index.tolist(), torch.as_tensor(values).expand(len(index)).tolist(), strict=True)
-    )
+    if values.dim() and values.shape != index.shape:
+        raise ValueError(f"values must be one number or {len(index)}, not {tuple(values.shape)}")
+    held = dict(zip(index.tolist(), values.expand(index.shape).tolist(), strict=True))
     if not all(map(math.isfinite, held.values())):
         raise ValueError("values must be finite")
     numbers = np.array(sorted(held), dtype=np.int64)

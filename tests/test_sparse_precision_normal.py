@@ -352,6 +352,13 @@ def test_bad_input_is_refused_with_what_to_do():
         p.rsample_from(torch.zeros(5))
     with pytest.raises(ValueError, match="one distribution, not a batch"):
         p.expand((2,)).condition(torch.tensor([0]), 1.0)
+    with pytest.raises(ValueError, match=r"channels, height, width\), not \(3, 4\)"):
+        SparsePrecisionNormal(loc, log_diag, off_diag, (3, 4))
+    with pytest.raises(ValueError, match="0..11, not 12"):
+        p.covariance_row(12)
+    with pytest.raises(ValueError, match="one number or 2, not"):
+        p.condition([1, 2], torch.zeros(3))
+    assert p.sample((0,)).shape == (0, 12)
     with pytest.raises(ValueError, match="0..11"):
         p.condition(torch.tensor([12]), 1.0)
     with pytest.raises(ValueError, match="finite"):
