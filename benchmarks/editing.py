@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import torch
+from timing import medians
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sos.low_rank_normal import LowRankNormal  # noqa: E402
@@ -41,12 +42,7 @@ def distribution(shape) -> LowRankNormal:
 
 def milliseconds(work, repeats: int) -> float:
     """Median of `repeats` calls after one that warms up."""
-    taken = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        work()
-        taken.append(1e3 * (time.perf_counter() - began))
-    return statistics.median(taken[1:] or taken)
+    return medians({"work": work}, repeats)["work"]
 
 
 def dense_mean(p: LowRankNormal, index: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

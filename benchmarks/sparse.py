@@ -20,7 +20,7 @@ from scipy.sparse.linalg import spsolve_triangular
 from timing import medians, synchronise
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sos import models, training  # noqa: E402
+from sos import models, report, training  # noqa: E402
 from sos.low_rank_normal import LowRankNormal  # noqa: E402
 from sos.sparse_precision_normal import (  # noqa: E402
     LowRankPlusSparseNormal,
@@ -29,7 +29,7 @@ from sos.sparse_precision_normal import (  # noqa: E402
 )
 
 NEIGHBOURHOOD, RANK = 5, 25
-NAMES = {"dorta": "Dorta et al.", "sos": "SOS-VAE", "hybrid": "low rank + sparse"}
+NAMES = {kind: report.KIND[kind] for kind in ("dorta", "sos", "hybrid")}
 
 
 def inputs(batch: int, side: int) -> dict[str, torch.Tensor]:
@@ -92,7 +92,7 @@ def solvers(side: int, repeats: int) -> dict[str, float]:
     p = build("dorta", inputs(16, side), side)
     one, u = p[0], torch.randn(16, side * side)
     upper = one.root().T.tocsr()
-    uppers = [SparsePrecisionNormal.root(p, item).T.tocsr() for item in range(16)]
+    uppers = [p.root(item).T.tocsr() for item in range(16)]
     return medians(
         {
             "one, wavefront": lambda: one.sample((16,)),

@@ -13,15 +13,15 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def medians(runs: dict[str, Callable], repeats: int, warm_up: int = 1) -> dict[str, float]:
-    """Median wall milliseconds of each; the first rounds do not count."""
+def medians(runs: dict[str, Callable], repeats: int) -> dict[str, float]:
+    """Median wall milliseconds of each; the first round does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + warm_up):
+    for repeat in range(repeats + 1):
         for name, run in runs.items():
             synchronise()
             began = time.perf_counter()
             run()
             synchronise()
-            if repeat >= warm_up:
+            if repeat:
                 seconds[name].append(time.perf_counter() - began)
     return {name: 1e3 * statistics.median(values) for name, values in seconds.items()}

@@ -322,12 +322,10 @@ def local_and_global(sampled: dict[str, Tensor], real: dict[str, Tensor], reach:
     return figure
 
 
-def correlations(
-    p: dict, image: Tensor, places: Sequence[tuple[int, int]], shape: tuple[int, int, int]
-) -> Figure:
+def correlations(p: dict, places: Sequence[tuple[int, int]], shape: Shape) -> Figure:
     """Correlation of all pixels with a few, {model: distribution over gray images}, rows of Σ.
 
-    The first column marks the places (row, column) on the image whose code it is.
+    The first column marks the places (row, column) on the means.
     """
     _, height, width = shape
     with plt.style.context(STYLE):

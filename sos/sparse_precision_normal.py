@@ -122,14 +122,9 @@ def _back_substitute(diag: Tensor, weights: Tensor, rhs: Tensor, shape: Shape, k
     return solved.permute(1, 2, 0)
 
 
-def _turned(x: Tensor, shape: Shape) -> Tensor:
-    """Channels, rows and columns the other way round: in flat order simply back to front."""
-    return x.flip(-1)
-
-
 def _transposed(weights: Tensor, shape: Shape, k: int) -> Tensor:
     """Weights of rows, w_f(k - f), turned so that L a = b looks like L^T e = u."""
-    turned = _turned(weights, shape).unflatten(-1, shape)
+    turned = weights.flip(-1).unflatten(-1, shape)  # every axis the other way round
     steps = offsets(k, shape[0])
     moved = [_shifted(turned[..., f, :, :, :], [step])[0] for f, step in enumerate(steps)]
     return torch.stack(moved, -4).flatten(-3) if moved else weights
@@ -137,8 +132,8 @@ def _transposed(weights: Tensor, shape: Shape, k: int) -> Tensor:
 
 def _forward_substitute(diag: Tensor, weights: Tensor, rhs: Tensor, shape: Shape, k: int) -> Tensor:
     """a of L a = b: the same problem seen from the other corner of the image."""
-    turned = (_turned(diag, shape), _transposed(weights, shape, k), _turned(rhs, shape))
-    return _turned(_back_substitute(*turned, shape, k), shape)
+    turned = diag.flip(-1), _transposed(weights, shape, k), rhs.flip(-1)
+    return _back_substitute(*turned, shape, k).flip(-1)
 
 
 def neighbour_regression(
@@ -317,10 +312,7 @@ class SparsePrecisionNormal(Distribution):
         log_diag = self.log_diag.reshape(items, -1)
         return log_diag, self.off_diag.reshape(items, -1, log_diag.shape[-1])
 
-    def sample(self, sample_shape=(), generator: torch.Generator | None = None) -> Tensor:
-        """`rsample` without gradients."""
-        with torch.no_grad():
-            return self.rsample(sample_shape, generator)
+    sample = LowRankNormal.sample
 
     def rsample(self, sample_shape=(), generator: torch.Generator | None = None) -> Tensor:
         """mu + L^-T u with fresh standard normal u: (*sample_shape, *batch, S)."""
@@ -493,8 +485,8 @@ class LowRankPlusSparseNormal(Distribution):
 
     def __getitem__(self, index) -> "LowRankPlusSparseNormal":
         """The distributions at `index` of the batch, as views."""
-        factor = self._factor.expand(self._extended_shape() + (self.rank,))
-        return LowRankPlusSparseNormal(self.local.expand(self.batch_shape)[index], factor[index])
+        local = self.local.expand(self.batch_shape)[index]
+        return LowRankPlusSparseNormal(local, self.cov_factor[index])
 
     @property
     def loc(self) -> Tensor:
@@ -534,10 +526,7 @@ class LowRankPlusSparseNormal(Distribution):
         noise = torch.randn(shape[:-1] + (self.rank,), **options)
         return self.rsample_from(noise, torch.randn(shape, **options))
 
-    def sample(self, sample_shape=(), generator: torch.Generator | None = None) -> Tensor:
-        """`rsample` without gradients."""
-        with torch.no_grad():
-            return self.rsample(sample_shape, generator)
+    sample = LowRankNormal.sample
 
     def rsample_from(self, noise_factor: Tensor, noise_local: Tensor) -> Tensor:
         """mu + P w + L^-T u for given noise w (..., R) and u (..., S)."""

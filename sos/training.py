@@ -276,26 +276,26 @@ def release(run: Run, x: Tensor) -> None:
 
     P gets its target entropy, ½R log(1 + λ/ε) for R columns of squared length λ, or without a
     target half of the residual; a learnt D the mean squared error σ², its best constant; a sparse
-    L the best stationary one. Where D = εI goes,
-    the squared error counts 1/2σ² instead of 1/2ε, and with this change of unit go the price of a
-    nat of KL and Adam's memory of past gradients, which would keep its steps small for long.
+    L the best stationary one. Where D = εI goes, the squared error counts 1/2σ² instead of 1/2ε,
+    and with this change of unit go the price of a nat of KL and Adam's memory of past gradients,
+    which would keep its steps small for long.
     """
     vae, head = run.vae, run.vae.head
     mean, _ = vae.encode(x)
     features = vae.decoder(mean)
-    residual = x - vae.images(head(features, mean_only=True).mean)
-    error = residual.square().mean()
     if head.factor is not None and run.rank_entropy is not None:
         length = head.diagonal * math.expm1(2 * run.rank_entropy.target / head.rank)
         head.start_factor_at(features, length)
-    elif head.precision is not None and head.factor is not None:
-        head.start_factor_at(features, 0.5 * error * residual[0].numel() / head.rank)
     if head.variance is None and head.precision is None:
         return
+    residual = x - vae.images(head(features, mean_only=True).mean)
+    error = residual.square().mean()
     if head.variance is not None:
         head.start_variance_at(error)
     else:
         head.start_precision_at(residual)
+        if head.factor is not None and run.rank_entropy is None:
+            head.start_factor_at(features, 0.5 * error * residual[0].numel() / head.rank)
     unit = DIAGONAL_FLOOR / error
     run.kl.multiplier *= unit
     for memory in run.optimiser.state.values():

@@ -76,7 +76,6 @@ class _Surface(Still, anywidget.AnyWidget):
     zoom = traitlets.Int(1, min=1, max=16).tag(sync=True)
 
     def __init__(self, p: LowRankNormal, shape: Shape, **traits):
-        check_canvas(p, shape)
         unknown = sorted(set(traits) - set(self.trait_names()))
         if unknown:
             known = ", ".join(sorted(set(type(self).class_own_traits()) | {"seed", "zoom"}))
