@@ -1,6 +1,7 @@
 """Every setting of every experiment: frozen dataclasses, and one table of profiles."""
 
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
 
@@ -23,7 +24,7 @@ class Network:
     """The paper's network (§4.1); `rank` 0 with a learnt diagonal is the β-VAE."""
 
     width: int = 64  # channels at full resolution; the paper's is 64
-    latent: int = 128  # dimensions of z
+    latent: int = 128  # dimensions of z; 0: no network at all, `sos.bare.BareNormal`
     rank: int = 25  # R, columns of the covariance factor P
     # Channels that the heads read, `width` unless given. A 1x1 convolution of w features gives
     # each colour's rows of P rank w + 1 at most, so that narrow networks need more here.
@@ -45,6 +46,7 @@ class Objective:
     # `sos.training.ppca_target`, from the training images. With a sparse factor all of
     # ξ_H, for which "markov" is the rule of `sos.training.markov_target`.
     rank_entropy_target: float | Literal["ppca", "markov"] | None = None
+    rank_entropy_factor: float = 1.0  # by which that target is wrong on purpose
     damping: float = 250.0  # the authors' 10 on sums over a batch of 25
     multiplier_rate: float = 25.0  # the authors' 1 on sums over a batch of 25
     entropy_damping: float = 250.0  # the same two for ξ_H
@@ -65,6 +67,9 @@ class Training:
     # κ of `sos.vae.SpanGradient`, and of its counterpart for sparse factors in `VAE.terms`;
     # 0: the plain gradient, as the paper
     span_gain: float = 0.0
+    # Mean predicted variance at which a training ends, its explosion being the result; None: what
+    # is not finite is an error.
+    stop_at_variance: float | None = None
     flip: bool = True  # mirror training images with probability one half
     seed: int = 0
 
@@ -141,6 +146,60 @@ def _gray(data: Data, sos: Network, objective: Objective, training: Training) ->
     )
 
 
+# The switches of `_ablation`, by letter: a name has those that are on.
+SWITCHES = {"D": "fixed diagonal", "H": "entropy constraint", "P": "pre-training"}
+
+
+def _bare(data: Data, small: Data, rank: int, training: Training) -> tuple:
+    """Section 4.5: no network, and D = εI or, on smaller images, a learnt diagonal.
+
+    "paper" is trained as the paper has it, "free" and "span" without the entropy constraint, to
+    the maximum of the likelihood. "shrunk" has three quarters of the target of "paper".
+    """
+    network = Network(width=0, latent=0, rank=rank)
+    whole = Objective(0.0, "ppca")
+    free = Objective(0.0)
+    shrunk = replace(whole, rank_entropy_factor=0.75)
+    gain = replace(training, span_gain=0.05)
+    return (
+        Experiment("bare-paper", data, network, whole, training),
+        Experiment("bare-shrunk", data, network, shrunk, training),
+        Experiment("bare-free", data, network, free, training),
+        Experiment("bare-span", data, network, free, gain),
+        Experiment(
+            "bare-diagonal",
+            small,
+            replace(network, diagonal=None),
+            free,
+            replace(training, warm_release=True),
+        ),
+    )
+
+
+def _ablation(data: Data, network: Network, objective: Objective, training: Training) -> tuple:
+    """Appendix A: the SOS-VAE with each of its stabilisers on or off, plain gradients throughout.
+
+    All learning rates are constant, as in the paper, but those of "gentle" and what derives from
+    it: there it rises over the first steps after pre-training and decays.
+    """
+    made = {}
+    for diagonal, constraint, pretraining in product((1, 0), repeat=3):
+        flags = zip(SWITCHES, (diagonal, constraint, pretraining), strict=True)
+        made["".join(letter for letter, on in flags if on) or "none"] = (
+            network if diagonal else replace(network, diagonal=None),
+            objective if constraint else replace(objective, rank_entropy_target=None),
+            training if pretraining else replace(training, pretraining=0),
+        )
+    slow = replace(training, decay=True)
+    half, double = (replace(objective, rank_entropy_factor=factor) for factor in (0.5, 2.0))
+    made["gentle"] = network, objective, slow
+    made["gentleP"] = made["P"][:2] + (slow,)
+    made["half"] = network, half, slow
+    made["halfundamped"] = network, replace(half, entropy_damping=0.0), slow
+    made["double"] = network, double, slow
+    return tuple(Experiment(f"variance-{name}", data, *parts) for name, parts in made.items())
+
+
 def _profile(name: str, evaluation: Evaluation, *groups: tuple) -> Profile:
     experiments = [experiment for group in groups for experiment in group]
     return Profile(name, {e.name: e for e in experiments}, evaluation)
@@ -151,6 +210,7 @@ SHORT = {"decay": True, "warm_release": True, "span_gain": 0.05}
 # A short training cannot wait for multipliers to rise to their 1e4 in steps of the authors' size;
 # with `span_gain` the entropy's multiplier is of the order of one.
 STIFF = {"damping": 2500.0, "multiplier_rate": 300.0}
+BARE = {"decay": True, "flip": False}  # the exact solution is that of the images as they are
 SOFT = {"entropy_damping": 0.2, "entropy_multiplier_rate": 0.005}
 
 PROFILES = {
@@ -174,6 +234,19 @@ PROFILES = {
             Network(width=4, latent=4, rank=5, head_width=16, **SMALL),
             Objective(kl_target=4.0, rank_entropy_target="ppca", **STIFF, **SOFT),
             Training(steps=40, pretraining=20, kl_warmup=10, batch=10, learning_rate=4e-3, **SHORT),
+        ),
+        _bare(
+            Data("faces", 32, 32, 3, train=200, validation=20, test=50),
+            Data("faces", 32, 32, 3, train=200, validation=20, test=50),
+            5,
+            Training(steps=100, pretraining=20, batch=20, learning_rate=3e-2, **BARE),
+        ),
+        _ablation(
+            Data("faces", 32, 32, 3, train=200, validation=20, test=50),
+            Network(width=4, latent=4, rank=5, head_width=16, **SMALL),
+            Objective(kl_target=5.0, rank_entropy_target="ppca", **STIFF),
+            Training(steps=30, pretraining=10, kl_warmup=10, batch=10, learning_rate=4e-3,
+                     stop_at_variance=1e4),
         ),
     ),
     "demo": _profile(
@@ -200,6 +273,19 @@ PROFILES = {
             Training(steps=850, pretraining=200, kl_warmup=150, batch=16, learning_rate=1.5e-3,
                      **SHORT),
         ),
+        _bare(
+            Data("faces", 64, 64, 3, train=5000, validation=500, test=2000),
+            Data("faces", 32, 32, 3, train=3000, validation=500, test=1000),
+            25,
+            Training(steps=2000, pretraining=100, batch=50, learning_rate=1e-2, **BARE),
+        ),
+        _ablation(
+            Data("faces", 32, 32, 3, train=3000, validation=500, test=1000),
+            Network(width=8, latent=10, head_width=64, **SMALL),
+            Objective(kl_target=8.0, rank_entropy_target="ppca", **STIFF),
+            Training(steps=350, pretraining=100, kl_warmup=100, batch=16, learning_rate=1.5e-3,
+                     stop_at_variance=1e4),
+        ),
     ),
     # The paper's network and constants (§4.1); what it leaves open is as the authors' code has it.
     "paper": _profile(
@@ -222,6 +308,18 @@ PROFILES = {
             Network(),
             Objective(kl_target=45.0, rank_entropy_target=136.50),  # ξ_H = -17,630; ξ_KL not stated
             Training(steps=28_000, pretraining=840),
+        ),
+        _bare(
+            Data("faces", 218, 178, 3, train=7000, validation=1000, test=2000),
+            Data("faces", 64, 64, 3, train=7000, validation=1000, test=2000),
+            25,
+            Training(steps=7000, pretraining=350, batch=50, learning_rate=1e-2, **BARE),
+        ),
+        _ablation(
+            Data("faces", 64, 64, 3, train=7000, validation=1000, test=2000),
+            Network(),
+            Objective(kl_target=45.0, rank_entropy_target="ppca"),
+            Training(steps=28_000, pretraining=840, stop_at_variance=1e4),
         ),
     ),
 }  # fmt: skip

@@ -123,6 +123,14 @@ def distances(model: Model, count: int, extractor_name: str) -> dict[str, float]
     return result | {"distance_floor": floor(data, count, extractor_name)}
 
 
+def distance_of(flat: Tensor, data: Data, settings: Evaluation) -> float:
+    """Fréchet distance of images (N, S) that no model made to as many test images."""
+    shape, name = (data.channels, data.height, data.width), settings.extractor
+    parts = (metrics.quantise(part.unflatten(-1, shape)) for part in flat.float().split(BATCH))
+    fake = metrics.statistics_of(parts, extractor(name), len(flat))
+    return metrics.frechet_distance(fake, real_statistics(data, "test", len(flat), name))
+
+
 @torch.no_grad()
 def prior_variances(model: Model) -> dict[str, float]:
     """Law of total variance over z ~ N(0, I), and the correlation of neighbours in y - μ."""

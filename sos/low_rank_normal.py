@@ -24,7 +24,7 @@ __all__ = ["LowRankNormal", "PrincipalComponents", "slerp"]
 LOG_2PI = math.log(2 * math.pi)
 UNIT = torch.finfo(torch.float64).eps
 CPU_BLOCK, CPU_WIDTH = 2**21, 4096  # float64 numbers per block, pixels per chunk: a core's L2 cache
-GPU_BLOCK, GPU_WIDTH = 2**24, 1024
+GPU_BLOCK, GPU_WIDTH = 2**26, 1024  # few large blocks: what counts is the number of launches
 PADDING = 8  # keeps the rows of a block from falling on the same cache sets
 
 
@@ -51,7 +51,8 @@ class Place(NamedTuple):
 def _places(items: int, rows: int, pixels: int, on_cpu: bool) -> Iterator[Place]:
     """Cut (items, rows, pixels) into blocks: several items, or several chunks of one item."""
     budget, width = (CPU_BLOCK, CPU_WIDTH) if on_cpu else (GPU_BLOCK, GPU_WIDTH)
-    budget = min(budget, max(2**16, items * rows * pixels // 10))  # two of them: 0.4 copies of P
+    if on_cpu:
+        budget = min(budget, max(2**16, items * rows * pixels // 10))  # two: 0.4 copies of P
     width = max(1, min(pixels, math.ceil(pixels / math.ceil(pixels / width) / 8) * 8))
     whole = pixels // width * width
     depth = max(1, budget // max(1, rows * whole))
@@ -102,6 +103,11 @@ def _grams(value, loc, factor, diag) -> tuple[Tensor, Tensor, Tensor]:
     return products[:, :rank], products[:, rank:], squares
 
 
+def _capturing(x: Tensor) -> bool:
+    """Whether a CUDA graph is being recorded, in which no value can decide what is done next."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 def _identity_like(matrix: Tensor) -> Tensor:
     return torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
 
@@ -111,13 +117,16 @@ def _inverse_root(capacitance: Tensor) -> tuple[Tensor, Tensor]:
 
     Cholesky without jitter. Where it breaks down (columns of P alike to 1 part in 1e16 and 1e16
     times D), K is scaled to a unit diagonal and those of its eigenvalues that lie below R x 1e-16,
-    where float64 knows nothing of them, are raised to that. Non-finite matrices give NaN.
+    where float64 knows nothing of them, are raised to that. Non-finite matrices give NaN, as do
+    breakdowns in a CUDA graph.
     """
     tril, info = torch.linalg.cholesky_ex(capacitance)
     identity = _identity_like(capacitance)
     root = torch.linalg.solve_triangular(tril, identity, upper=False).mT
     half_logdet = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     failed = info != 0
+    if _capturing(capacitance):
+        return root, half_logdet.where(~failed, math.nan)
     if bool(failed.any()):
         finite = capacitance.isfinite().flatten(1).all(1)
         safe = capacitance.where(finite[:, None, None], identity)
@@ -166,7 +175,8 @@ class _RidgeAndRank(torch.autograd.Function):
         alpha = cross @ root @ root.mT
         outside = square + torch.linalg.vecdot(alpha @ gram - 2 * cross, alpha)
         inside = alpha.square().sum(-1)
-        if bool((UNIT * square > 1e-9 * (pixels + outside + inside)).any()):
+        cancelled = UNIT * square > 1e-9 * (pixels + outside + inside)
+        if not _capturing(square) and bool(cancelled.any()):
             outside = _residual_squares(value, loc, factor, diag, alpha)
         ctx.save_for_backward(value, loc, factor, diag, root, alpha)
         return outside + inside, half_logdet

@@ -36,6 +36,10 @@ def identity(experiment: Experiment) -> str:
     settings["version"] = training.VERSION
     if not experiment.network.neighbourhood:  # younger than the first released models
         del settings["network"]["neighbourhood"]
+    if experiment.objective.rank_entropy_factor == 1:
+        del settings["objective"]["rank_entropy_factor"]
+    if experiment.training.stop_at_variance is None:
+        del settings["training"]["stop_at_variance"]
     text = json.dumps(settings, sort_keys=True)
     return f"{experiment.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -68,9 +72,12 @@ def load_or_train(experiment: Experiment, weights: str = "shipped", line: int = 
         if steps_done(experiment, weights) == experiment.training.steps and folder.exists():
             shutil.rmtree(growing)  # killed after `save`: that training is over
         images = torch.tensor(datasets.load_split(experiment.data, "train").images)
-        run = training.train(experiment, images, growing / "checkpoint.pt", line)
+        validation = None
+        if not experiment.network.latent:
+            validation = torch.tensor(datasets.load_split(experiment.data, "validation").images)
+        run = training.train(experiment, images, growing / "checkpoint.pt", line, validation)
         save(experiment, run, folder)
-        shutil.rmtree(growing)
+        shutil.rmtree(growing, ignore_errors=True)  # never there if it exploded early
     return load(experiment, folder)
 
 
@@ -91,10 +98,10 @@ def steps_done(experiment: Experiment, weights: str) -> int:
 
 
 def rounded(vae: VAE) -> dict[str, Tensor]:
-    """Weights in half precision, at half the size; running statistics stay as they are."""
+    """Weights as they are released, those of VAEs in half precision; running statistics as is."""
     parameters = {name for name, _ in vae.named_parameters()}
     return {
-        name: value.detach().cpu().half() if name in parameters else value.cpu()
+        name: value.detach().cpu().to(vae.released_dtype) if name in parameters else value.cpu()
         for name, value in vae.state_dict().items()
     }
 
@@ -113,6 +120,7 @@ def save(experiment: Experiment, run: training.Run, folder: Path) -> None:
             "training_version": training.VERSION,
             "weights_sha256": datasets.digest(temporary / "weights.safetensors"),
             "rank_entropy_target": run.rank_entropy and run.rank_entropy.target,
+            "stopped": run.stopped,
             "seconds": round(run.seconds, 1),
             **machine(),
         }
@@ -129,7 +137,7 @@ def load(experiment: Experiment, folder: Path) -> Model:
             f"{file} does not match the checksum in meta.json: delete {folder} and run again, "
             f"or restore it with git"
         )
-    vae = VAE(experiment.data, experiment.network)
+    vae = training.new_model(experiment.data, experiment.network)
     vae.load_state_dict(load_file(file))  # copies into the float32 parameters
     vae.to(training.device(), memory_format=training.memory_format(experiment.network))
     vae.eval().requires_grad_(False)

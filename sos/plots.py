@@ -35,6 +35,15 @@ COLOURS = {
     "Dorta et al. with ξ_H": "#8c8c3c",
     "low rank + sparse": "#8172b3",
 }
+# Trainings of the bare distribution (notebook 06), and the switches of notebook 07.
+BARE = {
+    "as in §3.3": "#4c72b0",
+    "three quarters of ξ_H": "#64b5cd",
+    "no constraint": "#c44e52",
+    "no constraint, span gradient": "#55a868",
+    "exact": "#222222",
+}
+LARGEST_VARIANCE = 0.25  # of any distribution on [0, 1]
 WIDTH = 10.0  # inches
 SHOWN_DPI = 75  # in notebooks, whose size counts; the files have more
 PHOTO_DPI = 95
@@ -611,4 +620,144 @@ def greedy(
             ax.legend(fontsize=7)
         axes[2].set_title("variance left (share)")
         axes[3].set_title("error of the mean (RMSE)")
+    return figure
+
+
+def convergence(gaps: dict, spectra: dict, angles: dict, exact: Tensor) -> Figure:
+    """How far trainings of one distribution are from the exact optimum; {training: ...} each.
+
+    `gaps` (steps, nats per dimension), `spectra` and `exact` eigenvalues (R,) of PPᵀ, `angles`
+    (R,) in degrees between the span of P and the exact one.
+    """
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.2), layout="constrained")
+        number = np.arange(1, len(exact) + 1)
+        axes[1].plot(number, exact, color=BARE["exact"], lw=3, alpha=0.35, label="exact")
+        for name, (steps, gap) in gaps.items():
+            look = {"color": BARE[name], "lw": 1.4, "label": name}
+            axes[0].plot(steps, gap, **look)
+            axes[1].plot(number, spectra[name], **look)
+            axes[2].plot(number, angles[name], **look)
+        axes[0].set(xlabel="training step", ylabel="below the exact solution (nats per dimension)")
+        axes[0].set(title="log-density of validation images", yscale="log")
+        axes[1].set(title="eigenvalues of PPᵀ", xlabel="component", yscale="log")
+        axes[2].set(title="principal angles to the exact span", xlabel="component")
+        axes[2].set(ylabel="degrees", ylim=(0, 92), yticks=(0, 15, 30, 45, 60, 75, 90))
+        handles = axes[1].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper center", ncols=len(handles[1]), fontsize=8)
+    return figure
+
+
+def entropy_and_epsilon(
+    target: dict, trained: dict, data_variance: float, epsilon: tuple, marks: dict
+) -> Figure:
+    """What the entropy constraint's target and what ε do to the exact solution.
+
+    `target` as `sos.bare.Spectrum.by_multiplier` has it, `trained` points (rank entropy, variance),
+    `epsilon` (ε, log-density) along a curve and at `marks`.
+    """
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.1), layout="constrained")
+        for ax, key in zip(axes, ("variance", "lost"), strict=False):
+            ax.plot(target["rank_entropy"], target[key], color=BARE["exact"], lw=1.2, label="exact")
+            ax.set_xlabel("rank entropy (nats)")
+        for name, point in trained.items():
+            axes[0].plot(*point, "o", color=BARE[name], label=name)
+        axes[0].axhline(data_variance, color="black", lw=0.7, ls=":")
+        axes[0].text(target["rank_entropy"][-1], data_variance, "data", va="bottom", fontsize=8)
+        axes[0].set(ylabel="mean variance of a value", yscale="log")
+        axes[1].set(ylabel="log-density lost (nats)", yscale="symlog", ylim=(0, None))
+        axes[2].plot(*epsilon, color=BARE["exact"], lw=1.2)
+        for label, (x, y) in marks.items():
+            axes[2].plot(x, y, "o", color="#dd8452")
+            offset = (6, 4) if y > 0 else (6, -12)
+            axes[2].annotate(label, (x, y), textcoords="offset points", xytext=offset, fontsize=8)
+        axes[2].set(xscale="log", xlabel="ε", ylabel="log-density (nats per dimension)")
+        axes[2].set_yscale("symlog", linthresh=2)
+        handles = axes[0].get_legend_handles_labels()
+        figure.legend(*handles, loc="outside upper center", ncols=len(handles[1]), fontsize=8)
+    return figure
+
+
+def diagonals(panels: dict[str, Tensor]) -> Figure:
+    """Standard deviations of each value's own noise, {title: variances (C, H, W)}, one scale."""
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.2), layout="constrained")
+        maps = {title: variance.mean(0).sqrt().cpu() for title, variance in panels.items()}
+        top = max(robust_limit(image) for image in maps.values())
+        for ax, (title, image) in zip(axes, maps.items(), strict=True):
+            shown = ax.imshow(image, cmap="magma", vmin=0, vmax=top)
+            ax.set(title=title, xticks=[], yticks=[])
+            ax.spines[:].set_visible(False)
+        figure.colorbar(shown, ax=axes, shrink=0.8, label="standard deviation")
+    return figure
+
+
+def figure_8(p: LowRankNormal, sampled: Tensor, shape: Shape, title: str) -> Figure:
+    """Means in the first row, samples (rows, columns, S) below; a column for each code z."""
+    rows = [{"label": "mean", "images": p.mean.unflatten(-1, shape)}]
+    rows += [{"label": "samples" if k == 0 else "", "images": y.unflatten(-1, shape)}
+             for k, y in enumerate(sampled)]  # fmt: skip
+    return picture_rows(rows, title)
+
+
+def ablation_samples(rows: dict[str, tuple[Tensor, float]], shape: Shape) -> Figure:
+    """One row of samples (N, S) for each training, {label: (samples, mean variance)}."""
+    return picture_rows(
+        [
+            {"label": f"{label}\nvariance {variance:.2g}", "images": y.unflatten(-1, shape)}
+            for label, (y, variance) in rows.items()
+        ]
+    )
+
+
+def stability(groups: dict[str, dict[str, list[dict]]], data_variance: float) -> Figure:
+    """Mean predicted variance, and the multiplier of the entropy, along training.
+
+    {title of a column: {training: history}}. Dotted: the data's variance; dashed: the largest
+    that values between 0 and 1 can have.
+    """
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(
+            2, len(groups), figsize=(WIDTH, 5.2), sharex="col", sharey="row", layout="constrained",
+            squeeze=False,
+        )  # fmt: skip
+        for column, (title, histories) in zip(axes.T, groups.items(), strict=True):
+            for k, (name, history) in enumerate(histories.items()):
+                rows = [row for row in history if row["rank_entropy_nats"]]
+                steps = [row["step"] for row in rows]
+                look = {"label": name, "lw": 1.3, "color": f"C{k}"}
+                column[0].plot(steps, [row["variance"] for row in rows], **look)
+                multipliers = [row["rank_entropy_multiplier"] for row in rows]
+                if any(multipliers):
+                    column[1].plot(steps, multipliers, **look)
+            column[0].axhline(data_variance, color="black", lw=0.8, ls=":")
+            column[0].axhline(LARGEST_VARIANCE, color="black", lw=0.8, ls="--")
+            column[0].set(title=title, yscale="log")
+            column[1].set_yscale("symlog", linthresh=10)
+            column[1].set(xlabel="training step", ylim=(0, None))
+            column[0].legend(fontsize=7, ncols=2)
+        axes[0, 0].set_ylabel("mean variance of a value")
+        axes[1, 0].set_ylabel("multiplier λ_H")
+    return figure
+
+
+def phase_portrait(runs: dict[str, tuple[list[dict], float]]) -> Figure:
+    """Rank entropy less its target against the multiplier λ_H, {training: (history, target)}."""
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.4), layout="constrained")
+        for k, (name, (history, target)) in enumerate(runs.items()):
+            rows = [row for row in history if row["rank_entropy_nats"]]
+            slack = np.array([row["rank_entropy_nats"] - target for row in rows])
+            multiplier = np.array([row["rank_entropy_multiplier"] for row in rows])
+            steps = [row["step"] for row in rows]
+            axes[0].plot(steps, slack, color=f"C{k}", lw=1.3, label=name)
+            axes[1].plot(slack, multiplier, ".-", color=f"C{k}", lw=1, ms=4, label=name)
+            axes[1].plot(slack[-1], multiplier[-1], "o", color=f"C{k}", ms=7)
+        axes[0].axhline(0, color="black", lw=0.7, ls=":")
+        axes[1].axvline(0, color="black", lw=0.7, ls=":")
+        axes[0].set(xlabel="training step", ylabel="rank entropy − ξ_H (nats)")
+        axes[1].set(xlabel="rank entropy − ξ_H (nats)", ylabel="multiplier λ_H")
+        axes[1].set_title("large dot: the end")
+        axes[0].legend(fontsize=8)
     return figure

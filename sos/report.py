@@ -495,3 +495,128 @@ def environment() -> str:
     names = ("torch", "torchvision", "numpy", "scipy", "matplotlib", "papermill", "jupyterlab")
     rows = [("python", platform.python_version())] + [(name, version(name)) for name in names]
     return markdown_table(("package", "version"), rows)
+
+
+# Notebooks 06 and 07.
+
+
+def bare_settings(models: dict) -> str:
+    """How each training of the bare distribution goes about it."""
+    header = ("training", "image", "R", "D", "ξ_H (nats)", "κ", "steps × batch", "seconds")
+    rows = []
+    for name, model in models.items():
+        e, target = model.experiment, model.meta["rank_entropy_target"]
+        rows.append(
+            (
+                name,
+                f"{e.data.height}×{e.data.width}×{e.data.channels}",
+                str(e.network.rank),
+                noise(e.network),
+                "–" if target is None else number(target, 4),
+                f"{e.training.span_gain:g}",
+                f"{e.training.steps} × {e.training.batch}",
+                f"{model.meta['seconds']:.0f}",
+            )
+        )
+    return markdown_table(header, rows)
+
+
+def bare_table(rows: dict[str, dict[str, float]]) -> str:
+    """{distribution: numbers}: how far trained and exact distributions are from each other."""
+    header = (
+        "distribution", "rank entropy (nats)", "variance / data", "log-density, test (nats per "
+        "dimension)", "below the best", "largest angle to its span", "FD of samples",
+    )  # fmt: skip
+    lines = []
+    for name, n in rows.items():
+        cells = (
+            number(n.get("rank_entropy"), 4),
+            f"{n['variance_ratio']:.2f}",
+            number(n.get("log_density"), 5),
+            number(n.get("gap"), 2),
+            f"{n['angle']:.1f}°" if "angle" in n else "–",
+            number(n.get("distance"), 3),
+        )
+        lines.append((name, *(cell.replace(NOT_RUN, "–") for cell in cells)))
+    return markdown_table(header, lines)
+
+
+SURVIVES = 0.25  # the largest variance that values between 0 and 1 can have
+
+
+def switched_on(name: str) -> str:
+    """The stabilisers of a training of notebook 07 in words: "D + P" or "none"."""
+    return name if name == "none" else " + ".join(name)
+
+
+def ablation_table(models: dict, measured: dict) -> str:
+    """{training: model}: what each combination of stabilisers ends with."""
+    header = (
+        "training", "variance of y given z", "/ data", "rank entropy (nats)",
+        "log-density, test (nats per dimension)", "FD of samples", "RMSE of μ, test", "survived",
+    )  # fmt: skip
+    rows = []
+    for label, model in models.items():
+        n, data = measured[label], model.experiment.data
+        pixels = data.height * data.width * data.channels
+        stopped = model.meta.get("stopped")
+        survived = n["variance_observation"] <= SURVIVES
+        rows.append(
+            (
+                label,
+                number(n["variance_observation"], 2),
+                number(n["variance_observation"] / n["variance_data"], 2),
+                number(n["test_rank_entropy_nats"], 3),
+                number(-n["test_nll_nats"] / pixels, 3),
+                number(n["distance_samples"], 3),
+                number(n["test_squared_error"] ** 0.5, 2),
+                stopped or ("yes" if survived else "**no**"),
+            )
+        )
+    return markdown_table(header, rows)
+
+
+def factor_table(models: dict, measured: dict) -> str:
+    """{label: model}: targets of the entropy that are wrong by a factor, and what came of them."""
+    header = (
+        "target", "ξ_H (nats)", "per component", "rank entropy, training", "λ_H at the end",
+        "variance / data", "FD of samples",
+    )  # fmt: skip
+    rows = []
+    for label, model in models.items():
+        target, n = model.meta["rank_entropy_target"], measured[label]
+        rows.append(
+            (
+                label,
+                number(target, 3),
+                number(target / model.experiment.network.rank, 3),
+                number(last_values(model.history, "rank_entropy_nats"), 3),
+                number(model.history[-1]["rank_entropy_multiplier"], 3),
+                number(n["variance_observation"] / n["variance_data"], 2),
+                number(n["distance_samples"], 3),
+            )
+        )
+    return markdown_table(header, rows)
+
+
+def long_table(content: dict) -> str:
+    """The committed results of benchmarks/variance.py."""
+    header = ("stabilisers", "steps", "variance of y given z", "/ data", "rank entropy (nats)",
+              "survived")  # fmt: skip
+    rows = []
+    for name, run in content.get("runs", {}).items():
+        last = run["history"][-1]
+        ratio = last["variance"] / content["data_variance"]
+        survived = "yes" if last["variance"] <= SURVIVES else "**no**"
+        rows.append(
+            (
+                switched_on(name),
+                f"{last['step']:.0f}",
+                number(last["variance"], 2),
+                number(ratio, 2),
+                number(last["rank_entropy_nats"], 3),
+                run["stopped"] or survived,
+            )
+        )
+    text = markdown_table(header, rows or [[NOT_RUN] * len(header)])
+    return text + (f"\n{content['device']}, torch {content['torch']}\n" if rows else "")

@@ -36,6 +36,7 @@ class Notebook:
         return paths.NOTEBOOKS / f"{self.name}.ipynb"
 
 
+EXPERIMENTS = config.PROFILES["demo"].experiments  # the other profiles have the same keys
 SOS_MODELS = ("faces-sos", "brains-sos")
 NOTEBOOKS = (
     Notebook("00_start_here", "3.3", "this map, a tour of the distribution, the images"),
@@ -68,6 +69,18 @@ NOTEBOOKS = (
         "4.4, C",
         "Figures 6, 11–14, samples and uncertainty given edits, soft edits, pages",
         SOS_MODELS,
+    ),
+    Notebook(
+        "06_pca_comparison",
+        "4.5",
+        "Figure 7, and the exact solution: how good is back-propagation?",
+        tuple(name for name in EXPERIMENTS if name.startswith("bare-")),
+    ),
+    Notebook(
+        "07_stabilising_the_variance",
+        "3.3, A",
+        "Figure 8, each stabiliser on and off, traces, wrong targets",
+        tuple(name for name in EXPERIMENTS if name.startswith("variance-")),
     ),
 )
 

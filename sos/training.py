@@ -1,5 +1,6 @@
 """Training by the modified differential method of multipliers (eq. 3), resumable at any moment."""
 
+import copy
 import hashlib
 import math
 import time
@@ -10,8 +11,9 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from sos import paths
-from sos.config import Experiment, Network, Training
+from sos import graphs, paths
+from sos.bare import BareNormal, log_density
+from sos.config import Data, Experiment, Network, Training
 from sos.networks import DIAGONAL_FLOOR
 from sos.progress import tqdm
 from sos.sparse_precision_normal import neighbour_regression
@@ -34,14 +36,21 @@ class Constraint:
     def __init__(self, target: float, damping: float, rate: float, device: torch.device):
         self.target, self.damping, self.rate = target, damping, rate
         self.multiplier = torch.zeros((), device=device, dtype=torch.float64)
-        self.share = 1.0  # of the target that holds at present
+        self.at_present = torch.tensor(target, device=device, dtype=torch.float64)
+
+    def hold(self, share: float) -> None:
+        """Lets a share of the target hold from now on."""
+        self.at_present.fill_(self.target * share)
+
+    def slack(self, value: Tensor) -> Tensor:
+        return value - self.at_present.to(value.dtype)
 
     def penalty(self, value: Tensor) -> Tensor:
-        slack = value - self.target * self.share
+        slack = self.slack(value)
         return (self.multiplier + self.damping * slack).detach() * slack
 
     def ascend(self, value: Tensor) -> None:
-        self.multiplier += self.rate * (value.detach() - self.target * self.share)
+        self.multiplier += self.rate * self.slack(value.detach())
         self.multiplier.clamp_(min=0)
 
 
@@ -87,13 +96,21 @@ def has_fast_bfloat16(where: torch.device) -> bool:
 
 def precision(where: torch.device) -> torch.autocast:
     """bfloat16 for the networks' trunks where that is faster; heads and densities opt out."""
-    return torch.autocast(where.type, torch.bfloat16, enabled=has_fast_bfloat16(where))
+    enabled = has_fast_bfloat16(where)
+    # On a GPU a captured step has to cast its weights itself, not find them cast by the one before.
+    cached = where.type != "cuda"
+    return torch.autocast(where.type, torch.bfloat16, enabled, cache_enabled=cached)
 
 
 def memory_format(network: Network) -> torch.memory_format:
     """channels_last, but not below 16 channels: there oneDNN's weight gradient of the strided 1x1
     convolutions writes past a buffer and can end the process (uxlfoundation/oneDNN#6035)."""
     return torch.channels_last if network.width >= 16 else torch.contiguous_format
+
+
+def new_model(data: Data, network: Network) -> VAE | BareNormal:
+    """Untrained: a VAE, or with a latent space of no dimensions the bare distribution (§4.5)."""
+    return VAE(data, network) if network.latent else BareNormal(data, network)
 
 
 class Run:
@@ -104,11 +121,16 @@ class Run:
         self.training, self.format = training, memory_format(experiment.network)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)
-            self.vae = VAE(experiment.data, experiment.network)
-        with torch.no_grad():  # a mean that starts at the data's colour need not travel there
-            self.vae.head.mean.bias.copy_(images.float().mean((0, 2, 3)) / 255)
+            self.vae = new_model(experiment.data, experiment.network)
+        # A mean that starts at the data's colour need not travel there.
+        self.vae.start_mean_at(images.float().mean((0, 2, 3)) / 255)
         self.vae.to(where, memory_format=self.format)
-        self.optimiser = torch.optim.Adam(self.vae.parameters(), training.learning_rate)
+        rate, options = training.learning_rate, {}
+        if where.type == "cuda":  # what a graph of the step can replay
+            rate = torch.tensor(rate, device=where)
+            options = {"fused": True, "capturable": True}
+        self.optimiser = torch.optim.Adam(self.vae.parameters(), rate, **options)
+        self.graphs = {}  # {mean_only: captured step}, on a GPU
         self.kl = Constraint(
             objective.kl_target, objective.damping, objective.multiplier_rate, where
         )
@@ -117,9 +139,13 @@ class Run:
         if target in rules:
             target = rules[target](images, experiment.network, objective.kl_target)
         if target is not None:
+            target *= objective.rank_entropy_factor
             damping, rate = objective.entropy_damping, objective.entropy_multiplier_rate
             self.rank_entropy = Constraint(target, damping, rate, where)
         self.step, self.seconds, self.history = 0, 0.0, []
+        self.limit = training.stop_at_variance
+        self.stopped = None  # why a training ended before its last step, if `limit` is given
+        self.last_good = {}  # weights at the last row of the history, kept if `limit` is given
 
     def state(self) -> dict:
         constraints = [c for c in (self.kl, self.rank_entropy) if c is not None]
@@ -137,7 +163,10 @@ class Run:
     def restore(self, file: Path) -> None:
         saved = torch.load(file, map_location=self.kl.multiplier.device, weights_only=True)
         self.vae.load_state_dict(saved["vae"])
+        ours = self.optimiser.param_groups[0]
+        options = {name: ours[name] for name in ("lr", "fused", "capturable")}
         self.optimiser.load_state_dict(saved["optimiser"])
+        self.optimiser.param_groups[0].update(options)  # it may come from another kind of device
         self.kl.multiplier = saved["multipliers"][0]
         if self.rank_entropy is not None:
             self.rank_entropy.multiplier = saved["multipliers"][1]
@@ -151,14 +180,24 @@ class Run:
         noise = torch.randn(len(x), self.vae.latent, generator=stream, device=where)
         if training.warm_release and self.step == training.pretraining:
             release(self, x)
-        with precision(where):
-            terms = self.vae.terms(x, noise, mean_only, training.span_gain)
-        self.optimiser.param_groups[0]["lr"] = learning_rate(self.step, training)
+        group, rate = self.optimiser.param_groups[0], learning_rate(self.step, training)
+        if where.type == "cuda":
+            group["lr"].fill_(rate)
+            terms = graphs.advance(self, x, noise, mean_only)
+        else:
+            group["lr"] = rate
+            terms = self.advance(x, noise, mean_only)
+        self.step += 1
+        return terms
+
+    def advance(self, x: Tensor, noise: Tensor, mean_only: bool) -> Terms:
+        """What a step computes, from its images and its latent noise alone."""
+        with precision(x.device):
+            terms = self.vae.terms(x, noise, mean_only, self.training.span_gain)
         self.optimiser.zero_grad()
         self.loss(terms, mean_only).backward()
         self.optimiser.step()
         self.ascend(terms, mean_only)
-        self.step += 1
         return terms
 
     def loss(self, terms: Terms, mean_only: bool) -> Tensor:
@@ -176,13 +215,36 @@ class Run:
     def record(self, terms: Terms) -> dict[str, float]:
         """One row of the history; raises FloatingPointError where a term is not finite."""
         entropy = self.rank_entropy
-        row = {"step": self.step} | {k: v.item() for k, v in vars(terms).items()}
+        kept = {name: term.double() for name, term in vars(terms).items() if term is not None}
+        values = torch.stack(list(kept.values())).tolist()  # one wait for the GPU, not six
+        row = {"step": self.step} | dict(zip(kept, values, strict=True))
         row["kl_multiplier"] = self.kl.multiplier.item()
         row["rank_entropy_multiplier"] = 0.0 if entropy is None else entropy.multiplier.item()
         if not all(map(math.isfinite, row.values())):
             raise FloatingPointError(f"training stopped being finite: {row}")
         self.history.append(row)
         return row
+
+    def remember(self) -> None:
+        if self.limit is not None:
+            self.last_good = copy.deepcopy(self.vae.state_dict())
+
+    def has_exploded(self, terms: Terms) -> bool:
+        """Whether to stop, by `limit`; the model then keeps the last finite weights it had.
+
+        Without a limit what is not finite is left to `record`, which raises.
+        """
+        if self.limit is None:
+            return False
+        finite = all(p.isfinite().all() for p in self.vae.parameters())
+        if not (finite and all(v.isfinite() for v in vars(terms).values() if v is not None)):
+            self.stopped = f"not finite at step {self.step}"
+            self.vae.load_state_dict(self.last_good)
+            return True
+        self.remember()
+        if terms.variance > self.limit:
+            self.stopped = f"variance {terms.variance:.3g} at step {self.step}"
+        return self.stopped is not None
 
     def check_weights(self, checkpoint: Path) -> None:
         """Raises FloatingPointError rather than have a checkpoint that can only fail again."""
@@ -193,19 +255,34 @@ class Run:
             )
 
 
-def train(experiment: Experiment, images: Tensor, checkpoint: Path, line: int = 0) -> Run:
+def train(
+    experiment: Experiment,
+    images: Tensor,
+    checkpoint: Path,
+    line: int = 0,
+    validation: Tensor | None = None,
+) -> Run:
     """Trains on uint8 `images` (N, C, H, W), saving its state to the file `checkpoint`.
+
+    For a bare model, whose log-density needs no code z, `validation` images are measured along.
 
     Called again after any interruption, even SIGKILL, it goes on from the last checkpoint and
     ends with the same weights as an unbroken run (same machine, same number of threads).
-    Raises FloatingPointError when a term stops being finite, naming the step and the terms.
+    Raises FloatingPointError when a term stops being finite, naming the step and the terms; with
+    `Training.stop_at_variance` such a training ends, as one whose variance passes that limit.
     """
+    with graphs.stream(device()):
+        return _train(experiment, images, checkpoint, line, validation)
+
+
+def _train(experiment, images, checkpoint, line, validation) -> Run:
     training, where = experiment.training, device()
     images = images.to(where)
     run = Run(experiment, images, where)
     if checkpoint.exists():
         run.restore(checkpoint)
     run.vae.train()
+    run.remember()
     saved = time.perf_counter()
     clock = saved - run.seconds
     with tqdm(
@@ -217,11 +294,15 @@ def train(experiment: Experiment, images: Tensor, checkpoint: Path, line: int = 
     ) as bar:
         while run.step < training.steps:
             mean_only = run.step < training.pretraining
-            run.kl.share = min(1.0, (run.step + 1) / max(training.kl_warmup, 1))
+            run.kl.hold(min(1.0, (run.step + 1) / max(training.kl_warmup, 1)))
             terms = run.optimise(batch(images, run.step, training), mean_only)
             bar.update()
             if run.step % LOG_EVERY == 0 or run.step == training.steps:
+                if run.has_exploded(terms):
+                    break
                 row = run.record(terms)
+                if validation is not None:
+                    row["validation_nll_nats"] = -log_density(run.vae.distribution(), validation)
                 shown = ("nll_nats", "kl_nats", "rank_entropy_nats", "squared_error")
                 bar.set_postfix({name: f"{row[name]:.4g}" for name in shown})
             due = time.perf_counter() - saved >= CHECKPOINT_SECONDS
@@ -230,6 +311,7 @@ def train(experiment: Experiment, images: Tensor, checkpoint: Path, line: int = 
                 run.seconds = saved - clock
                 run.check_weights(checkpoint)
                 run.save(checkpoint)
+    run.seconds = time.perf_counter() - clock
     run.vae.eval()
     return run
 
@@ -245,7 +327,8 @@ def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
     flat = images.cpu().flatten(1).float().numpy() / 255
     pca = PCA(network.rank, svd_solver="randomized", random_state=0).fit(flat)
     eigenvalues = pca.explained_variance_ / pca.explained_variance_ratio_.sum()
-    ratios = np.maximum(eigenvalues / network.diagonal, 1)
+    epsilon = DIAGONAL_FLOOR if network.diagonal is None else network.diagonal
+    ratios = np.maximum(eigenvalues / epsilon, 1)
     left = float(0.5 * np.log(ratios).sum()) - kl_target
     if left <= 0:
         raise ValueError(
@@ -280,7 +363,14 @@ def release(run: Run, x: Tensor) -> None:
     and with this change of unit go the price of a nat of KL and Adam's memory of past gradients,
     which would keep its steps small for long.
     """
-    vae, head = run.vae, run.vae.head
+    vae = run.vae
+    if isinstance(vae, BareNormal):
+        if vae.log_variance is None:
+            raise ValueError("a bare model with D = εI has nothing to release: warm_release=False")
+        error = (x - vae.images(vae.mean)).square().mean()
+        vae.start_variance_at(error)
+        return change_unit(run, DIAGONAL_FLOOR / error)
+    head = vae.head
     mean, _ = vae.encode(x)
     features = vae.decoder(mean)
     if head.factor is not None and run.rank_entropy is not None:
@@ -296,7 +386,11 @@ def release(run: Run, x: Tensor) -> None:
         head.start_precision_at(residual)
         if head.factor is not None and run.rank_entropy is None:
             head.start_factor_at(features, 0.5 * error * residual[0].numel() / head.rank)
-    unit = DIAGONAL_FLOOR / error
+    change_unit(run, DIAGONAL_FLOOR / error)
+
+
+def change_unit(run: Run, unit: Tensor) -> None:
+    """Multipliers and Adam's moments when the loss is from now on counted in other units."""
     run.kl.multiplier *= unit
     for memory in run.optimiser.state.values():
         memory["exp_avg"] *= unit

@@ -7,7 +7,13 @@ from torch import Tensor, nn
 
 from sos.config import Data, Network
 from sos.low_rank_normal import LowRankNormal
-from sos.networks import Decoder, Encoder, Observation, ObservationHead
+from sos.networks import (
+    DIAGONAL_FLOOR,
+    Decoder,
+    Encoder,
+    Observation,
+    ObservationHead,
+)
 from sos.sparse_precision_normal import LowRankPlusSparseNormal, SparsePrecisionNormal
 
 
@@ -17,9 +23,11 @@ class Terms:
 
     nll_nats: Tensor  # -log p(x|z), one sample of z per image
     kl_nats: Tensor  # KL[q(z|x) ‖ p(z)]
-    # ½ log|I + PᵀD⁻¹P|, the part of H(x|z) that training can move; with a sparse L all of H(x|z)
+    # ½ log|I + PᵀD⁻¹P|, the part of H(x|z) that training can move; where D is learnt beside P
+    # also ½ log|D/ε| at ε = DIAGONAL_FLOOR, and with a sparse L all of H(x|z)
     rank_entropy_nats: Tensor
     squared_error: Tensor  # mean of (x - μ)² over pixels and images, for the record
+    variance: Tensor | None = None  # mean of diag(PPᵀ + D), for the record; None with a sparse L
 
 
 class SpanGradient(torch.autograd.Function):
@@ -48,8 +56,23 @@ class SpanGradient(torch.autograd.Function):
         return loc, torch.baddbmm(grad_factor.mT, push.mT, rows).mT, None
 
 
+@torch.no_grad()
+def mean_variance(p: LowRankNormal) -> Tensor:
+    """The mean of diag(PPᵀ + D) over pixels and batch, without a copy of P."""
+    factor = p.cov_factor
+    low_rank = torch.linalg.vector_norm(factor).square() / factor.shape[:-1].numel()
+    return low_rank + p.cov_diag.mean()
+
+
+def entropy_of_diagonal(p: LowRankNormal) -> Tensor:
+    """½ log|D/ε| (batch) at ε = DIAGONAL_FLOOR: what a learnt D adds to the rank entropy."""
+    return 0.5 * (p.cov_diag / DIAGONAL_FLOOR).log().sum(-1)
+
+
 class VAE(nn.Module):
     """q(z|x) and p(y|z) = N(μ(z), P(z)P(z)ᵀ + D(z)); with rank 0 and a learnt D, the β-VAE."""
+
+    released_dtype = torch.half
 
     def __init__(self, data: Data, network: Network):
         super().__init__()
@@ -58,6 +81,11 @@ class VAE(nn.Module):
         self.encoder = Encoder(data.channels, network.width, network.latent)
         self.decoder = Decoder(data.height, data.width, network)
         self.head = ObservationHead(data.channels, network)
+
+    @torch.no_grad()
+    def start_mean_at(self, colour: Tensor) -> None:
+        """Sets the bias of μ to one colour (C,)."""
+        self.head.mean.bias.copy_(colour)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """q(z|x): mean and standard deviation (batch, latent) for images x in [0, 1]."""
@@ -86,13 +114,17 @@ class VAE(nn.Module):
                 observation.loc, observation.cov_factor, span_gain / self.head.diagonal
             )
             observation = LowRankNormal(loc, factor, self.head.diagonal, validate_args=False)
+        variance = None
         if low_rank:
             log_prob, rank_entropy = observation.log_prob_and_rank_entropy(x.flatten(1))
+            if self.head.variance is not None and observation.rank:
+                rank_entropy = rank_entropy + entropy_of_diagonal(observation)
+            variance = mean_variance(observation)
         else:
             log_prob, rank_entropy = self._sparse_terms(observation, x.flatten(1), span_gain)
         kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(1)
         error = (x.flatten(1) - observation.loc.detach()).square().mean()
-        return Terms(-log_prob.mean(), kl.mean(), rank_entropy.mean(), error)
+        return Terms(-log_prob.mean(), kl.mean(), rank_entropy.mean(), error, variance)
 
     def _sparse_terms(
         self, p: SparsePrecisionNormal | LowRankPlusSparseNormal, x: Tensor, gain: float

@@ -67,9 +67,12 @@ def test_rank_entropy_is_the_entropy_less_that_of_the_diagonal(network):
     x, noise = inputs(vae)
     with torch.no_grad():
         y, terms = prediction(vae, x, noise), vae.terms(x, noise)
-    floor = Normal(0.0, y.cov_diag.double().expand(y.loc.shape).sqrt()).entropy().sum(-1)
+    learnt = vae.head.variance is not None and y.rank  # then D counts as what exceeds its floor
+    diagonal = torch.full_like(y.loc, DIAGONAL_FLOOR) if learnt else y.cov_diag.expand(y.loc.shape)
+    floor = Normal(0.0, diagonal.double().sqrt()).entropy().sum(-1)
     expected = (dense(y).entropy() - floor).mean()
     assert terms.rank_entropy_nats.item() == pytest.approx(expected.item(), rel=1e-6, abs=1e-9)
+    assert terms.variance.item() == pytest.approx(y.variance.mean().item(), rel=1e-5)
 
 
 def test_kl_is_that_of_torch_distributions():

@@ -1,0 +1,223 @@
+"""The observation distribution without deep learning (§4.5), and its exact optimum (PPCA)."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA, FactorAnalysis, IncrementalPCA
+from torch import Tensor, nn
+
+from sos.config import Data, Network
+from sos.low_rank_normal import LowRankNormal
+from sos.networks import DIAGONAL_FLOOR, HEAD_STD
+from sos.vae import SpanGradient, Terms, entropy_of_diagonal, mean_variance
+
+
+class BareNormal(nn.Module):
+    """N(μ, PPᵀ + D) whose parameters are bare, with the interface of `VAE` and no code z.
+
+    A learnt D is DIAGONAL_FLOOR + exp(·), each value on its own.
+    """
+
+    latent = 0
+    released_dtype = torch.float32  # halves of P would cost nats where ε is small
+
+    def __init__(self, data: Data, network: Network):
+        super().__init__()
+        if network.neighbourhood:
+            raise ValueError("a bare model has D = εI or a learnt diagonal; set neighbourhood to 0")
+        self.image_shape = (data.channels, data.height, data.width)
+        pixels = math.prod(self.image_shape)
+        self.diagonal = network.diagonal
+        self.mean = nn.Parameter(torch.zeros(pixels))
+        self.factor = nn.Parameter(HEAD_STD * torch.randn(network.rank, pixels))  # R-major
+        start = torch.full((pixels,), math.log(DIAGONAL_FLOOR))
+        self.log_variance = nn.Parameter(start) if network.diagonal is None else None
+
+    @torch.no_grad()
+    def start_mean_at(self, colour: Tensor) -> None:
+        """Sets μ to one colour (C,) everywhere."""
+        self.mean.copy_(colour[:, None, None].expand(self.image_shape).flatten())
+
+    @torch.no_grad()
+    def start_variance_at(self, variance: Tensor) -> None:
+        """Starts a learnt diagonal at `variance` everywhere."""
+        self.log_variance.fill_((variance - DIAGONAL_FLOOR).log())
+
+    def distribution(self, mean_only: bool = False) -> LowRankNormal:
+        """The one distribution over flat images that there is."""
+        diagonal = DIAGONAL_FLOOR if self.diagonal is None else self.diagonal
+        if self.log_variance is not None and not mean_only:
+            diagonal = DIAGONAL_FLOOR + self.log_variance.exp()
+        factor = self.factor[:0] if mean_only else self.factor
+        return LowRankNormal(self.mean, factor.mT, diagonal, validate_args=False)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of no dimensions, each (batch, 0)."""
+        return x.new_zeros(len(x), 0), x.new_ones(len(x), 0)
+
+    def decode(self, z: Tensor, mean_only: bool = False) -> LowRankNormal:
+        """The same distribution for each of the codes (batch, 0)."""
+        return self.distribution(mean_only).expand(z.shape[:1])
+
+    def prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """`count` codes without dimensions."""
+        return self.mean.new_zeros(count, 0)
+
+    def terms(
+        self, x: Tensor, noise: Tensor, mean_only: bool = False, span_gain: float = 0.0
+    ) -> Terms:
+        """The terms of equation 3 for images x (batch, C, H, W), of which the KL is zero."""
+        p, x = self.distribution(mean_only), x.flatten(1)
+        if span_gain and self.diagonal is None:
+            raise ValueError("span_gain needs a fixed diagonal, D = εI; set it to 0 for a learnt D")
+        if span_gain and not mean_only:
+            parts = p.loc[None], p.cov_factor[None], span_gain / self.diagonal
+            loc, factor = SpanGradient.apply(*parts)
+            p = LowRankNormal(loc[0], factor[0], self.diagonal, validate_args=False)
+        log_prob, rank_entropy = p.log_prob_and_rank_entropy(x)
+        error = (x - p.loc.detach()).square().mean()
+        if self.log_variance is not None and not mean_only:
+            rank_entropy = rank_entropy + entropy_of_diagonal(p)
+        kl = log_prob.new_zeros(())
+        return Terms(-log_prob.mean(), kl, rank_entropy, error, mean_variance(p))
+
+    def images(self, flat: Tensor) -> Tensor:
+        """Flat values (..., S) as images (..., C, H, W)."""
+        return flat.unflatten(-1, self.image_shape)
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Mean, leading eigenvectors and eigenvalues of the covariance of N images, in float64."""
+
+    mean: Tensor  # (S,)
+    vectors: Tensor  # (S, R), orthonormal columns
+    values: Tensor  # (R,), descending
+    rest: float  # sum of the other eigenvalues
+
+    @property
+    def data_variance(self) -> float:
+        """Mean variance of a value over the images."""
+        return (self.values.sum().item() + self.rest) / len(self.mean)
+
+    def left_over(self, images: np.ndarray) -> Tensor:
+        """Variance (S,) of each value of the images outside the leading eigenvectors."""
+        total = torch.from_numpy((images.reshape(len(images), -1) / 255.0).var(axis=0))
+        return total - (self.vectors.square() @ self.values)
+
+    @property
+    def epsilon(self) -> float:
+        """The maximum-likelihood ε: the mean of the other eigenvalues (Tipping & Bishop)."""
+        return self.rest / (len(self.mean) - len(self.values))
+
+    def optimum(self, epsilon: float, multiplier: float = 0.0) -> LowRankNormal:
+        """Maximum likelihood for D = εI: PPᵀ = U(Λ/(1 + λ_H) - εI)Uᵀ, and μ the images' mean.
+
+        With λ_H = 0 that is probabilistic PCA (Tipping & Bishop, 1999). A multiplier λ_H of the
+        entropy turns the stationarity SΣ⁻¹P = P into SΣ⁻¹P = (1 + λ_H)P: the same for S/(1 + λ_H).
+        """
+        squares = (self.values / (1 + multiplier) - epsilon).clamp(min=0)
+        return LowRankNormal(self.mean, self.vectors * squares.sqrt(), epsilon, validate_args=False)
+
+    def rank_entropy(self, epsilon: float) -> float:
+        """½ log|I + PᵀP/ε| of the maximum of the likelihood."""
+        return 0.5 * (self.values / epsilon).clamp(min=1).log().sum().item()
+
+    def constrained(self, epsilon: float, rank_entropies: Tensor) -> dict[str, Tensor]:
+        """The optima with these rank entropies: mean variance, and log-density lost on the images.
+
+        All leading eigenvalues shrink by the one factor 1/(1 + λ_H), which loses ½R(λ_H -
+        log(1 + λ_H)) nats.
+        """
+        pixels, rank = len(self.mean), len(self.values)
+        multipliers = ((self.rank_entropy(epsilon) - rank_entropies) * 2 / rank).expm1()
+        variance = self.values.sum() / (1 + multipliers) + (pixels - rank) * epsilon
+        return {
+            "rank_entropy": rank_entropies,
+            "variance": variance / pixels,
+            "lost": 0.5 * rank * (multipliers - multipliers.log1p()),
+        }
+
+
+def spectrum(images: Tensor | np.ndarray, rank: int) -> Spectrum:
+    """The exact principal components of uint8 images (N, ...), by ARPACK in float64."""
+    flat = np.asarray(images).reshape(len(images), -1) / 255.0
+    pca = PCA(rank, svd_solver="arpack", random_state=0).fit(flat)
+    # scikit-learn divides by N - 1; the likelihood by N.
+    share = (len(flat) - 1) / len(flat)
+    values = torch.from_numpy(pca.explained_variance_ * share)
+    return Spectrum(
+        torch.from_numpy(pca.mean_),
+        torch.from_numpy(pca.components_.T.copy()),
+        values,
+        float(flat.var(axis=0).sum() - values.sum()),
+    )
+
+
+def principal_angles(one: Tensor, other: Tensor) -> Tensor:
+    """Angles (R,) in degrees, ascending, between the spans of the columns of two (S, R)."""
+    a, b = (torch.linalg.qr(x.double())[0] for x in (one, other))
+    inner = a.mT @ b
+    # Sines of the small angles are exact where their cosines round to one (Björck & Golub, 1973).
+    sines = torch.linalg.svdvals(b - a @ inner).flip(0)
+    cosines = torch.linalg.svdvals(inner)
+    small = cosines > 0.5**0.5
+    angles = torch.where(small, sines.clamp(max=1).asin(), cosines.clamp(max=1).acos())
+    return angles.rad2deg()
+
+
+@torch.no_grad()
+def log_density(p: LowRankNormal, images: Tensor | np.ndarray) -> float:
+    """Mean log-density (nats) of uint8 images (N, ...) under one distribution, in float64."""
+    p = LowRankNormal(p.loc.double(), p.cov_factor.double(), p.cov_diag.double(), False)
+    total = 0.0
+    for start in range(0, len(images), 500):
+        part = torch.from_numpy(np.array(images[start : start + 500])).to(p.loc.device)
+        total += p.log_prob(part.flatten(1).double() / 255).sum().item()
+    return total / len(images)
+
+
+def pca_samples(images: np.ndarray, rank: int, count: int) -> Tensor:
+    """Samples (count, S) of a linear PCA, as the authors draw them: incremental, without noise."""
+    flat = images.reshape(len(images), -1) / np.float32(255)
+    pca = IncrementalPCA(rank, batch_size=100).fit(flat)
+    scores = np.random.default_rng(0).standard_normal((count, rank))
+    return torch.from_numpy(pca.inverse_transform(scores * pca.explained_variance_**0.5)).float()
+
+
+def factor_analysis(images: np.ndarray, rank: int) -> LowRankNormal:
+    """Maximum likelihood with a free diagonal, by scikit-learn's EM."""
+    flat = images.reshape(len(images), -1) / 255.0
+    # With fewer power iterations the likelihood is not monotonic, and EM stops at once.
+    settings = {"iterated_power": 10, "tol": 3.0, "max_iter": 200, "random_state": 0}
+    found = FactorAnalysis(rank, **settings).fit(flat)
+    parts = found.mean_, found.components_.T.copy(), found.noise_variance_
+    return LowRankNormal(*map(torch.from_numpy, parts), validate_args=False)
+
+
+def gap_along(history: list[dict], best: float, pixels: int) -> tuple[list[int], list[float]]:
+    """Steps, and how much log-density of validation images is missing, in nats per dimension."""
+    rows = [row for row in history if row["rank_entropy_nats"]]
+    gaps = [(best + row["validation_nll_nats"]) / pixels for row in rows]
+    return [row["step"] for row in rows], gaps
+
+
+def variance_ratio(samples: Tensor, images: np.ndarray) -> float:
+    """Mean variance of a value over samples (N, S), over that of images."""
+    return samples.var(0).mean().item() / (images / 255.0).var(axis=0).mean()
+
+
+def compare(
+    p: LowRankNormal, best: LowRankNormal, exact: Spectrum, images: np.ndarray
+) -> dict[str, float]:
+    """One distribution beside the `best`: entropy, variance, log-density of images, span."""
+    pixels, density = len(exact.mean), log_density(p, images)
+    return {
+        "rank_entropy": p.rank_entropy.item(),
+        "variance_ratio": p.variance.mean().item() / exact.data_variance,
+        "log_density": density / pixels,
+        "gap": (log_density(best, images) - density) / pixels,
+        "angle": principal_angles(p.cov_factor.cpu(), best.cov_factor.cpu())[-1].item(),
+    }
