@@ -9,14 +9,18 @@ from typing import Literal
 class Data:
     """Which images, at which size, and how many of each split."""
 
-    name: str  # "faces", "brains" (simulated, by index) or "folder" (the user's own images)
+    # "faces", "brains" (simulated, by index), "folder" (the user's own images), or the paper's data
+    # sets, "celeba" and "biobank"
+    name: str
     height: int  # pixels
     width: int  # pixels
     channels: int  # 3 colour, 1 gray
-    train: int  # images; for a folder, the three numbers are upper bounds
+    train: int  # images; where they are read, the three numbers are upper bounds
     validation: int
     test: int
-    folder: str | None = None  # where the images of "folder" lie
+    folder: str | None = None  # where images that are read lie
+    partition: Literal["subset", "official"] = "subset"  # of CelebA, see `sos.datasets.celeba`
+    skip_unreadable: bool = False  # leave out images that cannot be read, instead of stopping
 
 
 @dataclass(frozen=True)
@@ -325,17 +329,31 @@ PROFILES = {
 }  # fmt: skip
 
 
-def profile(name: str = "demo", faces: str | None = None) -> Profile:
-    """A row of PROFILES; `faces` is a folder of images that takes the simulated faces' place."""
+OFFICIAL = {"train": 162_770, "validation": 19_867, "test": 19_962}  # images of CelebA
+
+
+def profile(name: str = "demo", images: dict | None = None) -> Profile:
+    """A row of PROFILES, with other images than simulated ones where `images` names a place.
+
+    "faces": a folder of images; "celeba", "biobank": the paper's data sets. Other entries are
+    fields of `Data` for these, as "partition".
+    """
+    how = dict(images or {})
+    faces, celeba, biobank = (how.pop(key, None) for key in ("faces", "celeba", "biobank"))
     if name not in PROFILES:
         raise ValueError(f"profile is {name!r}; expected one of {', '.join(PROFILES)}")
-    chosen = PROFILES[name]
-    if faces is None:
-        return chosen
+    if faces and celeba:
+        raise ValueError("faces and celeba both take the simulated faces' place: give one of them")
+    chosen, read = PROFILES[name], {}
+    if faces or celeba:
+        kind, place = ("folder", faces) if faces else ("celeba", celeba)
+        read["faces"] = {"name": kind, "folder": place, **how}
+    if biobank:
+        read["brains"] = {"name": "biobank", "folder": biobank, **how}
+    if name == "paper" and how.get("partition") == "official" and celeba:
+        read["faces"] |= OFFICIAL
     experiments = {
-        key: replace(e, data=replace(e.data, name="folder", folder=faces))
-        if e.data.name == "faces"
-        else e
+        key: replace(e, data=replace(e.data, **read.get(e.data.name, {})))
         for key, e in chosen.experiments.items()
     }
-    return replace(chosen, experiments=experiments)
+    return replace(chosen, experiments=experiments) if read else chosen

@@ -171,7 +171,8 @@ def held_out(model: Model) -> dict[str, float]:
     for part in x.split(BATCH):
         noise = torch.randn(len(part), model.vae.latent, generator=stream, device=device())
         for name, value in vars(model.vae.terms(part, noise)).items():
-            sums[name] += value.item() * len(part)
+            if value is not None:
+                sums[name] += value.item() * len(part)
         if model.experiment.network.rank and fixed is not None:
             mean, std = model.vae.encode(part)
             omega, outside = explained(model.vae.decode(mean + std * noise), part.flatten(1))

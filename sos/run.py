@@ -103,6 +103,19 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="train and execute again even what is cached")  # fmt: skip
     add("--faces", metavar="DIR", type=Path,
         help="a folder of your own images (any size) in place of the simulated faces")  # fmt: skip
+    add("--data", choices=("real", "simulated"),
+        help="real: CelebA and brain volumes or slices; simulated (default, but for the profile "
+        "paper): as many images of the same sizes, made here")  # fmt: skip
+    add("--celeba", metavar="PLACE", type=Path,
+        help="where CelebA lies: a folder, img_align_celeba.zip or Parquet files (default "
+        "data/celeba)")  # fmt: skip
+    add("--biobank", metavar="PLACE", type=Path,
+        help="where brain volumes (.nii.gz) or slices lie (default data/biobank)")  # fmt: skip
+    add("--partition", choices=("subset", "official"), default="subset",
+        help="of CelebA: subset (default): 10,000 images, as the paper; official: all of "
+        "them")  # fmt: skip
+    add("--skip-unreadable", action="store_true",
+        help="leave out images that cannot be read, instead of stopping")  # fmt: skip
     add("--write", action="store_true",
         help="for maintainers: also renew the committed copies in notebooks/")  # fmt: skip
     chosen = parser.parse_args(argv)
@@ -110,14 +123,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     unknown = [number for number in chosen.only if number not in known]
     if unknown:
         parser.error(f"--only {' '.join(unknown)}: the notebooks are {', '.join(sorted(known))}")
-    if chosen.faces:
-        from sos.datasets import folder
-
-        chosen.faces = chosen.faces.expanduser().resolve()
-        try:
-            folder.scan(str(chosen.faces))
-        except (FileNotFoundError, ValueError) as error:
-            parser.error(str(error))
+    choose_data(chosen, parser)
     if chosen.fresh and chosen.weights == "shipped":
         parser.error("--fresh trains again and --weights shipped does not train: choose one")
     if chosen.write and (chosen.profile, chosen.weights) != ("demo", "shipped"):
@@ -125,10 +131,54 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return chosen
 
 
+PLACES = {"faces": "folder", "celeba": "celeba", "biobank": "biobank"}  # option: reader
+
+
+def choose_data(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Sets faces, celeba and biobank to whole paths, or None; ends with a message that helps."""
+    from sos.datasets import READERS
+
+    if chosen.data is None:
+        real = chosen.profile == "paper" or chosen.celeba or chosen.biobank
+        chosen.data = "real" if real else "simulated"
+    if chosen.data == "simulated" and (chosen.celeba or chosen.biobank):
+        parser.error("--data simulated reads nothing: leave out --celeba and --biobank")
+    if chosen.data == "real":
+        # Only one of them given on a small profile: the other stays simulated.
+        both = chosen.profile == "paper" or not (chosen.celeba or chosen.biobank)
+        needs = {name.split("-")[0] for n in chosen_notebooks(chosen) for name in n.experiments}
+        if both and not chosen.faces and needs - {"brains"}:
+            chosen.celeba = chosen.celeba or paths.DATA / "celeba"
+        if both and "brains" in needs:
+            chosen.biobank = chosen.biobank or paths.DATA / "biobank"
+    if chosen.faces and chosen.celeba:
+        parser.error("--faces and --celeba both take the simulated faces' place: choose one")
+    for name, reader in PLACES.items():
+        place = getattr(chosen, name)
+        if place is None:
+            continue
+        setattr(chosen, name, place.expanduser().resolve())
+        try:
+            READERS[reader].scan(str(getattr(chosen, name)))
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(str(error))
+
+
+def chosen_notebooks(chosen: argparse.Namespace) -> list[Notebook]:
+    return [n for n in NOTEBOOKS if not chosen.only or n.name[:2] in chosen.only]
+
+
 def parameters(chosen: argparse.Namespace) -> dict:
     """What papermill puts into the parameters cell of every notebook."""
-    faces = str(chosen.faces) if chosen.faces else None
-    return {"profile": chosen.profile, "weights": chosen.weights, "faces": faces}
+    return {"profile": chosen.profile, "weights": chosen.weights, "images": images(chosen)}
+
+
+def images(chosen: argparse.Namespace) -> dict | None:
+    """Where images are read from and how, as `sos.config.profile` takes it; None: simulated."""
+    places = {name: str(place) for name in PLACES if (place := getattr(chosen, name))}
+    if not places:
+        return None
+    return places | {"partition": chosen.partition, "skip_unreadable": chosen.skip_unreadable}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -153,15 +203,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def work(chosen: argparse.Namespace) -> int:
-    profile = config.profile(chosen.profile, faces=parameters(chosen)["faces"])
-    notebooks = [n for n in NOTEBOOKS if not chosen.only or n.name[:2] in chosen.only]
+    profile = config.profile(chosen.profile, images(chosen))
+    notebooks = chosen_notebooks(chosen)
     names = dict.fromkeys(name for n in notebooks for name in n.experiments)
     experiments = [profile.experiments[name] for name in names]
-    if chosen.faces:
-        from sos.datasets import folder
+    for data in dict.fromkeys(e.data for e in experiments if e.data.folder):
+        from sos.datasets import READERS
 
-        chosen_data = (e.data for e in profile.experiments.values() if e.data.folder)
-        print(f"faces: {folder.describe(next(chosen_data))}")
+        print(READERS[data.name].describe(data))
     print_plan(chosen, notebooks, experiments)
 
     from sos.prepare import prepare_all  # after the plan: torch takes a second to import

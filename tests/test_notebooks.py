@@ -95,7 +95,7 @@ def test_size(file):
 def test_one_cell_of_parameters(notebook):
     tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
     assert len(tagged) == 1
-    assert literals(tagged[0].source) == {"profile": "demo", "weights": "shipped", "faces": None}
+    assert literals(tagged[0].source) == {"profile": "demo", "weights": "shipped", "images": None}
 
 
 def test_kernel(notebook):

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,10 +19,11 @@ from joblib import Parallel, cpu_count, delayed
 
 from sos import paths
 from sos.config import Data
-from sos.datasets import brains, faces, folder
+from sos.datasets import biobank, brains, celeba, faces, folder
 from sos.progress import tqdm
 
 SIMULATORS: dict[str, ModuleType] = {"faces": faces, "brains": brains}
+READERS: dict[str, ModuleType] = {"folder": folder, "celeba": celeba, "biobank": biobank}
 FIRST_INDEX = {"train": 0, "validation": 10_000_000, "test": 20_000_000}  # disjoint for ever
 BLOCK = 125  # images that one worker renders before it writes them down
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as PIL's "L"
@@ -54,12 +55,13 @@ def load_split(data: Data, split: str) -> Split:
             shutil.rmtree(target)
         try:
             if not made_gray(data, split):
-                build(target, items(data, split), partial(make, data), f"{data.name} {split}")
+                title, todo = f"{data.name} {split}", items(data, split)
+                build(target, todo, partial(make, data), title, data.skip_unreadable)
         except OSError:  # as when another process was at the same work and finished first
             if read(target) is None:
                 raise
         arrays = read(target)
-    names = () if data.name == "folder" else simulator(data).FACTORS
+    names = () if data.name in READERS else simulator(data).FACTORS
     return Split(arrays["images"], arrays.get("factors"), names)
 
 
@@ -70,7 +72,7 @@ def is_cached(data: Data, split: str) -> bool:
 
 def simulator(data: Data) -> ModuleType:
     if data.name not in SIMULATORS:
-        expected = ", ".join((*SIMULATORS, "folder"))
+        expected = ", ".join((*SIMULATORS, *READERS))
         raise ValueError(f"data.name is {data.name!r}; expected one of {expected}")
     chosen = SIMULATORS[data.name]
     if data.channels not in (1, chosen.CHANNELS):
@@ -82,8 +84,10 @@ def simulator(data: Data) -> ModuleType:
 def identity(data: Data, split: str) -> str:
     """What determines the pictures of a split, as a readable name; part of every model's hash."""
     size = f"{data.height}x{data.width}x{data.channels}"
-    if data.name == "folder":
-        return f"folder-{size}-{split}-{folder.fingerprint(data, split)}"
+    if data.name in READERS:
+        skipping = "-skipping" if data.skip_unreadable else ""
+        marks = READERS[data.name].fingerprint(data, split)
+        return f"{data.name}-{size}-{split}-{marks}{skipping}"
     return f"{data.name}-v{simulator(data).VERSION}-{size}-{split}-{getattr(data, split)}"
 
 
@@ -93,28 +97,28 @@ def cache_folder(data: Data, split: str) -> Path:
 
 def items(data: Data, split: str) -> Sequence:
     """What the pictures of a split are made from: indices, or files."""
-    if data.name == "folder":
-        return folder.files(data, split)
+    if data.name in READERS:
+        return READERS[data.name].files(data, split)
     return range(FIRST_INDEX[split], FIRST_INDEX[split] + getattr(data, split))
 
 
 def make(data: Data, item) -> dict[str, np.ndarray]:
     """One picture (C, H, W) as uint8, with its factors where they are known."""
-    if data.name == "folder":
-        return {"images": folder.read(item, data)}
+    if data.name in READERS:
+        return {"images": READERS[data.name].read(item, data)}
     rendered = simulator(data).render(item, data.height, data.width)
     return {"images": in_channels(data, rendered.image), "factors": rendered.factors}
 
 
 def made_gray(data: Data, split: str) -> bool:
     """Makes a gray split from the same pictures in colour, if those lie in the cache."""
-    if data.name == "folder" or data.channels == simulator(data).CHANNELS:
+    if data.name in READERS or data.channels == simulator(data).CHANNELS:
         return False
     arrays = read(cache_folder(replace(data, channels=simulator(data).CHANNELS), split))
     if arrays is None:
         return False
     images = np.stack([in_channels(data, image) for image in arrays["images"]])
-    write(cache_folder(data, split), arrays | {"images": images})
+    write(cache_folder(data, split), [arrays | {"images": images}])
     return True
 
 
@@ -125,8 +129,11 @@ def in_channels(data: Data, image: np.ndarray) -> np.ndarray:
     return image
 
 
-def build(target: Path, items: Sequence, make: Callable, title: str) -> None:
-    """Makes all items on all cores, block by block: interrupted, it goes on where it was."""
+def build(target: Path, items: Sequence, make: Callable, title: str, skip: bool = False) -> None:
+    """Makes all items on all cores, block by block: interrupted, it goes on where it was.
+
+    Raises ValueError that names the items that cannot be made; with `skip` these are left out.
+    """
     partial_folder = target.with_name(target.name + ".partial")
     partial_folder.mkdir(parents=True, exist_ok=True)
     blocks = {start: items[start : start + BLOCK] for start in range(0, len(items), BLOCK)}
@@ -138,25 +145,58 @@ def build(target: Path, items: Sequence, make: Callable, title: str) -> None:
         tasks = (delayed(build_block)(files[start], blocks[start], make) for start in missing)
         for count in workers(tasks):
             bar.update(count)
-    parts = [np.load(files[start]) for start in blocks]
-    write(target, {name: np.concatenate([p[name] for p in parts]) for name in parts[0].files})
+    reasons: list[str] = []
+    for file in files.values():
+        with np.load(file) as part:
+            found = part["unreadable"].tolist()
+        reasons += found
+        if found and not skip:
+            file.unlink()  # once they are mended, they have to be looked at again
+    if reasons:
+        names = "\n  ".join(reasons[:10] + [f"and {len(reasons) - 10} more"][: len(reasons) > 10])
+        listed = f"{title}: {len(reasons)} of {len(items)} images cannot be read:\n  {names}"
+        if not skip or len(reasons) == len(items):
+            raise ValueError(f"{listed}\nmend or remove them, or pass --skip-unreadable")
+        log.warning("%s\nthey are left out", listed)
+    write(target, [np.load(file) for file in files.values()])
     shutil.rmtree(partial_folder)
 
 
 def build_block(file: Path, items: Sequence, make: Callable) -> int:
-    made = [make(item) for item in items]
+    made, reasons = [], []
+    for item in items:
+        try:
+            made.append(make(item))
+        except ValueError as error:
+            reasons.append(str(error))
+    arrays = {name: np.stack([m[name] for m in made]) for name in (made[0] if made else ())}
     with paths.replacing(file) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **{name: np.stack([m[name] for m in made]) for name in made[0]})
-    return len(made)
+        np.savez(stream, unreadable=np.array(reasons, dtype=str), **arrays)
+    return len(items)
 
 
-def write(target: Path, arrays: dict[str, np.ndarray]) -> None:
-    """A folder of .npy files and their SHA-256, which appears whole or not at all."""
+def write(target: Path, parts: Sequence[Mapping[str, np.ndarray]]) -> None:
+    """A folder of .npy files and their SHA-256, which appears whole or not at all.
+
+    The parts are copied one after the other: together they may be larger than the memory.
+    """
+    parts = [part for part in parts if "images" in part]
+    names = [name for name in parts[0] if name != "unreadable"]
     with paths.replacing(target) as temporary:
         temporary.mkdir(parents=True)
-        for name, array in arrays.items():
-            np.save(temporary / f"{name}.npy", array)
-        meta = {name: {"sha256": digest(temporary / f"{name}.npy")} for name in arrays}
+        for name in names:
+            first = parts[0][name]
+            shape = (sum(len(part[name]) for part in parts), *first.shape[1:])
+            file = temporary / f"{name}.npy"
+            whole = np.lib.format.open_memmap(file, "w+", dtype=first.dtype, shape=shape)
+            start = 0
+            for part in parts:
+                block = part[name]
+                whole[start : start + len(block)] = block
+                start += len(block)
+            whole.flush()
+            del whole
+        meta = {name: {"sha256": digest(temporary / f"{name}.npy")} for name in names}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
 
 

@@ -2,8 +2,10 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -36,7 +38,11 @@ def scan(folder: str) -> tuple[Path, ...]:
 
 def files(data: Data, split: str) -> list[Path]:
     """The files of a split: disjoint shares of the folder, each at most `data.<split>` long."""
-    found = scan(data.folder)
+    return share(scan(data.folder), data, split)
+
+
+def share(found: Sequence, data: Data, split: str) -> list:
+    """A disjoint share for each split of what was found, at most `data.<split>` long."""
     stops = np.rint(np.cumsum(list(SHARES.values())) * len(found)).astype(int)
     starts = dict(zip(SHARES, [0, *stops[:-1]], strict=True))
     stop = dict(zip(SHARES, stops, strict=True))[split]
@@ -45,14 +51,18 @@ def files(data: Data, split: str) -> list[Path]:
 
 def fingerprint(data: Data, split: str) -> str:
     """Twelve hexadecimal digits that change when a file is added, removed, renamed or rewritten."""
-    stats = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files(data, split)]
-    return hashlib.sha256(repr(stats).encode()).hexdigest()[:12]
+    return digits([(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files(data, split)])
+
+
+def digits(content: object) -> str:
+    """Twelve hexadecimal digits of the SHA-256 of what can be printed."""
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
 
 def describe(data: Data) -> str:
     """One line that says what is read and what is done to it."""
     found = scan(data.folder)
-    counts = Counter(upright(f).size for f in found[:50])
+    counts = Counter(upright(f, f).size for f in found[:50])
     (width, height), _ = counts.most_common(1)[0]
     others = f" and {len(counts) - 1} other sizes" if len(counts) > 1 else ""
     shares = ", ".join(f"{len(files(data, split))} {split}" for split in SHARES)
@@ -63,24 +73,30 @@ def describe(data: Data) -> str:
     )
 
 
-def upright(file: Path) -> Image.Image:
+def upright(source: Path | BinaryIO | str, name: Path | str) -> Image.Image:
     """The picture as one sees it: turned as its camera says, on white where it is transparent."""
     try:
-        with Image.open(file) as opened:
+        with Image.open(source) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.has_transparency_data:
                 white = Image.new("RGBA", image.size, "white")
                 return Image.alpha_composite(white, image.convert("RGBA"))
             if image.mode.startswith("I;16"):  # Pillow would clip at 255 instead of scaling
                 return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+            image.load()
             return image
     except UNREADABLE as error:
-        raise ValueError(f"{file} cannot be read as an image ({error}): remove it") from error
+        raise ValueError(f"{name} cannot be read as an image ({error}): remove it") from error
 
 
 def read(file: Path, data: Data) -> np.ndarray:
-    """One image (C, H, W) as uint8: largest central crop of the aspect, antialiased resize."""
-    image = upright(file).convert("RGB" if data.channels == 3 else "L")
+    """One image (C, H, W) as uint8, see `fitted`."""
+    return fitted(upright(file, file), data)
+
+
+def fitted(image: Image.Image, data: Data) -> np.ndarray:
+    """A picture as (C, H, W) uint8: largest central crop of the aspect, antialiased resize."""
+    image = image.convert("RGB" if data.channels == 3 else "L")
     scale = min(image.width / data.width, image.height / data.height)
     crop = np.array([data.width, data.height]) * scale
     corner = (np.array(image.size) - crop) / 2

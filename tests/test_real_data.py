@@ -1,0 +1,344 @@
+"""CelebA and brain volumes in every shape in which people have them, from stand-in files."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pyarrow
+import pytest
+import scipy.ndimage
+from PIL import Image
+from pyarrow import parquet
+
+from sos import config, datasets, paths, run
+from sos.config import Data
+from sos.datasets import biobank, celeba
+
+COUNT = 120
+CELEBA = Data("celeba", 218, 178, 3, train=70, validation=12, test=24)
+BRAINS = Data("biobank", 233, 197, 1, train=70, validation=12, test=24)
+
+
+def portrait(number: int) -> np.ndarray:
+    """A smooth picture (218, 178, 3) that tells its number: its red is 2 * number."""
+    rows, columns = np.mgrid[:218, :178] / 218
+    image = np.stack([np.full_like(rows, 2 * number), 255 * rows, 255 * columns], -1)
+    return image.round().astype(np.uint8)
+
+
+def encoded(number: int, quality: int = 95) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(portrait(number)).save(stream, "JPEG", quality=quality, subsampling=0)
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def jpegs():
+    """{name: bytes}, as CelebA names them."""
+    return {f"{number:06d}.jpg": encoded(number) for number in range(1, COUNT + 1)}
+
+
+def partition_lines(names) -> str:
+    splits = [0] * 80 + [1] * 15 + [2] * 25
+    return "".join(f"{name} {split}\n" for name, split in zip(names, splits, strict=True))
+
+
+def as_torchvision(root, jpegs):
+    folder = root / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    for name, content in jpegs.items():
+        (folder / name).write_bytes(content)
+    (root / "celeba" / celeba.PARTITION).write_text(partition_lines(jpegs))
+    return root
+
+
+def as_folder(root, jpegs):
+    return as_torchvision(root, jpegs) / "celeba" / "img_align_celeba"
+
+
+def as_zip(root, jpegs):
+    with zipfile.ZipFile(root / celeba.ZIP, "w") as archive:
+        for name, content in jpegs.items():
+            archive.writestr(f"img_align_celeba/{name}", content)
+    (root / celeba.PARTITION).write_text(partition_lines(jpegs))
+    return root / celeba.ZIP
+
+
+def as_zip_in_folder(root, jpegs):
+    return as_zip(root, jpegs).parent
+
+
+def as_parquet(root, jpegs):
+    contents, start = list(jpegs.items()), 0
+    for split, count in (("test", 25), ("train", 80), ("valid", 15)):
+        rows = [{"bytes": c, "path": n} for n, c in contents[start : start + count]]
+        table = pyarrow.table({"image": rows, "Male": [1] * count})
+        parquet.write_table(table, root / f"{split}-00000-of-00001.parquet", row_group_size=7)
+        start += count
+    return root
+
+
+SHAPES = [as_torchvision, as_folder, as_zip, as_zip_in_folder, as_parquet]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
+
+
+def numbers(images: np.ndarray) -> list[int]:
+    """Which portraits these are, by their red."""
+    return np.rint(images[:, 0].mean((1, 2)) / 2).astype(int).tolist()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
+def test_every_shape_gives_the_same_pictures(shape, tmp_path, jpegs, cache):
+    (tmp_path / "data").mkdir()
+    data = replace(CELEBA, folder=str(shape(tmp_path / "data", jpegs)))
+    splits = {name: split.images for name, split in datasets.load(data).items()}
+    assert {n: len(i) for n, i in splits.items()} == {"train": 70, "validation": 12, "test": 24}
+    found = [number for images in splits.values() for number in numbers(images)]
+    assert len(set(found)) == len(found)  # disjoint
+    first = portrait(numbers(splits["train"][:1])[0]).transpose(2, 0, 1)
+    assert np.abs(splits["train"][0].astype(int) - first).max() <= 6  # JPEG, and nothing else
+
+
+@pytest.mark.parametrize("shape", [as_torchvision, as_folder, as_zip], ids=lambda s: s.__name__)
+def test_the_subset_is_the_same_in_every_shape(shape, tmp_path, jpegs, cache):
+    (tmp_path / "data").mkdir()
+    data = replace(CELEBA, folder=str(shape(tmp_path / "data", jpegs)))
+    order = np.random.default_rng(42).permutation(COUNT)[:5] + 1
+    assert numbers(datasets.load_split(data, "train").images[:5]) == order.tolist()
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
+def test_official_partition(shape, tmp_path, jpegs, cache):
+    (tmp_path / "data").mkdir()
+    place = str(shape(tmp_path / "data", jpegs))
+    data = replace(CELEBA, folder=place, partition="official", train=1000, validation=9, test=999)
+    counts = {name: len(split.images) for name, split in datasets.load(data).items()}
+    assert counts == {"train": 80, "validation": 9, "test": 25}
+
+
+def test_official_partition_needs_its_list(tmp_path, jpegs):
+    place = as_zip(tmp_path, jpegs)
+    (tmp_path / celeba.PARTITION).unlink()
+    data = replace(CELEBA, folder=str(place), partition="official")
+    with pytest.raises(FileNotFoundError, match="list_eval_partition.txt.*--partition"):
+        celeba.files(data, "train")
+
+
+def test_gray_small_faces_are_the_central_square(tmp_path, jpegs, cache):
+    data = replace(CELEBA, height=64, width=64, channels=1, folder=str(as_zip(tmp_path, jpegs)))
+    image = celeba.read(celeba.files(data, "train")[0], data)
+    assert image.shape == (1, 64, 64)
+    number = int(np.random.default_rng(42).permutation(COUNT)[0]) + 1
+    square = Image.fromarray(portrait(number)[20:198]).convert("L")
+    expected = np.asarray(square.resize((64, 64), Image.Resampling.BICUBIC))
+    assert np.abs(image[0].astype(int) - expected).max() <= 3
+
+
+def test_a_moved_data_set_is_the_same(tmp_path, jpegs):
+    place = as_zip(tmp_path, jpegs)
+    before = datasets.identity(replace(CELEBA, folder=str(place)), "train")
+    (tmp_path / "x").mkdir()
+    moved = place.rename(tmp_path / "x" / celeba.ZIP)
+    assert datasets.identity(replace(CELEBA, folder=str(moved)), "train") == before
+
+
+def damaged(jpegs) -> dict[str, bytes]:
+    broken = dict(jpegs)
+    broken["000007.jpg"] = b"not a picture"
+    broken["000011.jpg"] = jpegs["000011.jpg"][:300]  # truncated
+    return broken
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
+def test_unreadable_images_are_named_and_counted(shape, tmp_path, jpegs, cache):
+    (tmp_path / "data").mkdir()
+    data = replace(CELEBA, folder=str(shape(tmp_path / "data", damaged(jpegs))), train=84)
+    with pytest.raises(ValueError, match="celeba train: . of 84 images cannot be read") as caught:
+        datasets.load_split(data, "train")
+    assert "--skip-unreadable" in str(caught.value)
+    bad = str(caught.value).count("cannot be read as an image")
+    skipping = replace(data, skip_unreadable=True)
+    assert len(datasets.load_split(skipping, "train").images) == 84 - bad
+    assert datasets.identity(skipping, "train") != datasets.identity(data, "train")
+
+
+def test_mended_images_are_read_again(tmp_path, jpegs, cache):
+    place = as_folder(tmp_path, damaged(jpegs))
+    data = replace(CELEBA, folder=str(place), train=84)
+    with pytest.raises(ValueError, match="cannot be read"):
+        datasets.load_split(data, "train")
+    celeba.scan.cache_clear()
+    for name in ("000007.jpg", "000011.jpg"):
+        (place / name).write_bytes(jpegs[name])
+    assert len(datasets.load_split(data, "train").images) == 84
+
+
+@pytest.mark.parametrize("name", [celeba.ZIP, "train-0.parquet"])
+def test_half_fetched_archives_are_named(name, tmp_path):
+    (tmp_path / name).write_bytes(b"PK half of it")
+    with pytest.raises(ValueError, match=f"{name}.*fetch it again"):
+        celeba.scan(str(tmp_path))
+
+
+def test_other_columns_are_named(tmp_path):
+    parquet.write_table(pyarrow.table({"picture": [b""]}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="columns picture; expected one named `image`"):
+        celeba.scan(str(tmp_path))
+
+
+@pytest.mark.parametrize("reader", [celeba, biobank], ids=["celeba", "biobank"])
+@pytest.mark.parametrize("place", ["nowhere", "."], ids=["absent", "empty"])
+def test_missing_data_say_what_to_do(reader, place, tmp_path):
+    place = tmp_path / place
+    with pytest.raises(FileNotFoundError, match="--data simulated") as caught:
+        reader.scan(str(place))
+    assert str(place.absolute()) in str(caught.value)
+
+
+# ----------------------------------------------------------------------- brain volumes
+
+STEP = 4.0  # mm per voxel of the stand-in volumes
+
+
+def intensity(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """A head in MNI millimetres: an ellipsoid, bright in front and on the left."""
+    inside = (x / 70) ** 2 + ((y + 18) / 88) ** 2 + ((z - 20) / 60) ** 2 < 1
+    return inside * (500 + 2 * y - x)
+
+
+def volume(file: Path, flip: bool = False, step: float = STEP, number: int = 0) -> None:
+    """The head on a grid of its own; `flip` turns two axes, as scanners do; each number differs."""
+    shape = tuple(int(length / step) for length in (200, 240, 180))
+    affine = np.diag([step, step, step, 1.0])
+    affine[:3, 3] = -98, -134, -60
+    if flip:
+        affine[:2, :2] *= -1
+        affine[:2, 3] += (np.array(shape[:2]) - 1) * step
+    voxels = np.stack([*np.indices(shape), np.ones(shape)])
+    world = np.tensordot(affine, voxels, 1)[:3]
+    x, y, z = world
+    a, b, c, d = np.random.default_rng(number).standard_normal(4) * bool(number) / 60
+    head = intensity(x, y, z) * np.exp(a * x + b * y + c * np.abs(x) + d * np.abs(y))
+    nibabel.save(nibabel.Nifti1Image(head.astype(np.float32), affine), file)
+
+
+def expected_slice() -> np.ndarray:
+    y, x = np.mgrid[98:-135:-1, -98:99]
+    return intensity(x, y, np.full_like(x, biobank.SLICE_MM))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_axial_slice_lies_where_the_affine_says(flip, suffix, tmp_path):
+    volume(tmp_path / f"one{suffix}", flip, step=2.0)
+    found = biobank.axial(tmp_path / f"one{suffix}").astype(float)
+    expected = expected_slice()
+    assert found.shape == (233, 197)
+    inside = expected > 0
+    assert ((found > 0) == inside).mean() > 0.98
+    core = scipy.ndimage.binary_erosion(inside, iterations=4) & (found < 255)
+    scale = found[core].sum() / expected[core].sum()
+    assert np.abs(found[core] - scale * expected[core]).max() < 2  # gray levels
+    assert found.max() == 255
+
+
+def test_brain_volumes_become_a_data_set(tmp_path, cache):
+    for number in range(COUNT):
+        volume(tmp_path / f"sub-{number:03d}.nii.gz", step=20.0)
+    data = replace(BRAINS, folder=str(tmp_path))
+    splits = {name: split.images for name, split in datasets.load(data).items()}
+    assert splits["train"].shape == (70, 1, 233, 197) and splits["train"].dtype == np.uint8
+    assert len(splits["test"]) == 24 and splits["test"].max() == 255
+    small = replace(data, height=40, width=32)
+    assert datasets.load_split(small, "test").images.shape == (24, 1, 40, 32)
+
+
+def test_ready_slices_stay_as_they_are(tmp_path, cache):
+    shown = np.rint(255 * expected_slice() / expected_slice().max()).clip(0, 255).astype(np.uint8)
+    for number in range(COUNT):
+        Image.fromarray(shown).save(tmp_path / f"{number}.png")
+    split = datasets.load_split(replace(BRAINS, folder=str(tmp_path)), "test")
+    assert np.array_equal(split.images[0, 0], shown)
+
+
+def test_unusable_volumes_say_why(tmp_path):
+    (tmp_path / "half.nii.gz").write_bytes(b"\x1f\x8b nothing")
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4)), np.eye(4)), tmp_path / "dark.nii")
+    far = np.eye(4)
+    far[2, 3] = 500
+    nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4)), far), tmp_path / "far.nii")
+    nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4, 3)), np.eye(4)), tmp_path / "four.nii")
+    for name, reason in (
+        ("half.nii.gz", "cannot be read as a volume"),
+        ("dark.nii", "no positive values"),
+        ("far.nii", "registered to MNI"),
+        ("four.nii", "expected one volume"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}.*{reason}"):
+            biobank.axial(tmp_path / name)
+
+
+# ----------------------------------------------------------------------- the command line
+
+
+def test_paper_profile_asks_for_data(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(paths, "DATA", tmp_path)
+    with pytest.raises(SystemExit):
+        run.arguments(["--profile", "paper"])
+    told = capsys.readouterr().err
+    assert str(tmp_path / "celeba") in told and "--data simulated" in told
+    chosen = run.arguments(["--profile", "paper", "--data", "simulated"])
+    assert run.images(chosen) is None
+
+
+@pytest.mark.parametrize(
+    "words, reason",
+    [
+        (["--data", "simulated", "--celeba", "x"], "--data simulated reads nothing"),
+        (["--celeba", "nowhere"], "nowhere"),
+        (["--faces", ".", "--celeba", "."], "choose one"),
+    ],
+)
+def test_contradictions_are_refused(words, reason, capsys):
+    with pytest.raises(SystemExit):
+        run.arguments(words)
+    assert reason in capsys.readouterr().err
+
+
+def test_official_partition_takes_all_images():
+    chosen = config.profile("paper", {"celeba": "x", "partition": "official"})
+    data = chosen.experiments["faces-sos"].data
+    assert (data.name, data.train, data.partition) == ("celeba", 162_770, "official")
+    assert chosen.experiments["brains-sos"].data.name == "brains"
+
+
+def test_a_profile_runs_on_real_formats(tmp_path, jpegs):
+    """From a zip archive of faces and a folder of volumes to a notebook's figures."""
+    (tmp_path / "faces").mkdir()
+    (tmp_path / "brains").mkdir()
+    as_zip(tmp_path / "faces", jpegs)
+    for number in range(COUNT):
+        volume(tmp_path / "brains" / f"{number}.nii.gz", step=20.0, number=number)
+    places = {name: str(tmp_path / name) for name in ("SOS_CACHE", "SOS_FIGURES", "SOS_EXECUTED")}
+    command = ["bash", str(paths.ROOT / "run_all.sh"), "--profile", "smoke", "--only", "03",
+               "--celeba", "faces", "--biobank", "brains"]  # fmt: skip
+    result = subprocess.run(
+        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, cwd=tmp_path,
+        env=os.environ | places | {"SOS_PYTHON": sys.executable}, timeout=1800,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "CelebA in" in result.stdout and "120 volumes" in result.stdout
+    figures = Path(places["SOS_FIGURES"], "smoke")
+    assert (figures / "fig04.png").stat().st_size
+    assert json.loads((figures / "results" / "03_interpolation.json").read_text())["numbers"]
