@@ -71,7 +71,7 @@ def load_or_train(experiment: Experiment, weights: str = "shipped", line: int = 
         growing = CACHE / f"{folder.name}.{'fresh' if weights == 'fresh' else 'partial'}"
         if steps_done(experiment, weights) == experiment.training.steps and folder.exists():
             shutil.rmtree(growing)  # killed after `save`: that training is over
-        images = torch.tensor(datasets.load_split(experiment.data, "train").images)
+        images = torch.from_numpy(datasets.load_split(experiment.data, "train").images)
         validation = None
         if not experiment.network.latent:
             validation = torch.tensor(datasets.load_split(experiment.data, "validation").images)

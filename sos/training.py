@@ -123,7 +123,7 @@ class Run:
             torch.manual_seed(training.seed)
             self.vae = new_model(experiment.data, experiment.network)
         # A mean that starts at the data's colour need not travel there.
-        self.vae.start_mean_at(images.float().mean((0, 2, 3)) / 255)
+        self.vae.start_mean_at(some(images).float().mean((0, 2, 3)).to(where) / 255)
         self.vae.to(where, memory_format=self.format)
         rate, options = training.learning_rate, {}
         if where.type == "cuda":  # what a graph of the step can replay
@@ -277,7 +277,8 @@ def train(
 
 def _train(experiment, images, checkpoint, line, validation) -> Run:
     training, where = experiment.training, device()
-    images = images.to(where)
+    if fits(images, where):  # else every batch is read from where they lie
+        images = images.to(where)
     run = Run(experiment, images, where)
     if checkpoint.exists():
         run.restore(checkpoint)
@@ -295,7 +296,7 @@ def _train(experiment, images, checkpoint, line, validation) -> Run:
         while run.step < training.steps:
             mean_only = run.step < training.pretraining
             run.kl.hold(min(1.0, (run.step + 1) / max(training.kl_warmup, 1)))
-            terms = run.optimise(batch(images, run.step, training), mean_only)
+            terms = run.optimise(batch(images, run.step, training).to(where), mean_only)
             bar.update()
             if run.step % LOG_EVERY == 0 or run.step == training.steps:
                 if run.has_exploded(terms):
@@ -316,6 +317,19 @@ def _train(experiment, images, checkpoint, line, validation) -> Run:
     return run
 
 
+def some(images: Tensor, most: int = 10_000) -> Tensor:
+    """All images, or every n-th of very many: enough for means and leading eigenvalues."""
+    return images[:: math.ceil(len(images) / most)]
+
+
+def fits(images: Tensor, where: torch.device) -> bool:
+    """Whether the images, as uint8, leave half of a GPU's free memory to the training."""
+    if where.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(where)
+    return images.numel() * images.element_size() < free / 2
+
+
 def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
     """Rank entropy (nats) that is left for p(y|z), so that samples vary as much as the images.
 
@@ -324,7 +338,7 @@ def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
     explain, so that none is missing, its rank entropy is H(y) = ½ Σ log(λ_r/(share·ε)). A code z
     that carries I(y; z) = ξ_KL nats leaves H(y|z) = H(y) - ξ_KL of it.
     """
-    flat = images.cpu().flatten(1).float().numpy() / 255
+    flat = some(images).cpu().flatten(1).float().numpy() / 255
     pca = PCA(network.rank, svd_solver="randomized", random_state=0).fit(flat)
     eigenvalues = pca.explained_variance_ / pca.explained_variance_ratio_.sum()
     epsilon = DIAGONAL_FLOOR if network.diagonal is None else network.diagonal
@@ -344,7 +358,8 @@ def markov_target(images: Tensor, network: Network, kl_target: float) -> float:
     Its columns are regressions, each pixel's on its later neighbours, over the images: the
     conditional variances s² that they leave give H(y) = ½ Σ log 2πe s².
     """
-    centred = (images.cpu().float() - images.cpu().float().mean(0)) / 255
+    chosen = some(images).cpu().float()
+    centred = (chosen - chosen.mean(0)) / 255
     variance, _ = neighbour_regression(centred, network.neighbourhood)
     # Rounding to 8 bits alone leaves 1/12 of a squared gray level.
     return (

@@ -522,3 +522,19 @@ def test_narrow_networks_stay_clear_of_onednns_overflow(tmp_path, monkeypatch):
 
 def is_channels_last(x):
     return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_images_that_stay_in_a_file_train_the_same(tmp_path):
+    """A map of the cache, as for data that are larger than the memory, against a tensor."""
+    e, images = experiment(), patterns()
+    np.save(tmp_path / "images.npy", images.numpy())
+    mapped = torch.from_numpy(np.load(tmp_path / "images.npy", mmap_mode="c"))
+    runs = [training.train(e, x, tmp_path / f"{k}.pt") for k, x in enumerate((images, mapped))]
+    one, other = (run.vae.state_dict() for run in runs)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_very_many_images_are_thinned_for_their_statistics():
+    images = torch.arange(25).view(25, 1, 1, 1)
+    assert training.some(images, 25) is not None and len(training.some(images, 25)) == 25
+    assert training.some(images, 10).flatten().tolist() == list(range(0, 25, 3))

@@ -208,7 +208,8 @@ def read(target: Path) -> dict[str, np.ndarray] | None:
             return None
         if any(digest(target / f"{name}.npy") != m["sha256"] for name, m in meta.items()):
             return None
-        return {name: np.load(target / f"{name}.npy", mmap_mode="r") for name in meta}
+        # Copy on write: torch can use the map itself, and the file stays as it is.
+        return {name: np.load(target / f"{name}.npy", mmap_mode="c") for name in meta}
     except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError):
         return None
 
