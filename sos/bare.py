@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sos.config import Data, Network
 from sos.low_rank_normal import LowRankNormal
 from sos.networks import DIAGONAL_FLOOR, HEAD_STD
-from sos.vae import SpanGradient, Terms, entropy_of_diagonal, mean_variance
+from sos.vae import Terms, check_gain, low_rank_terms
 
 
 class BareNormal(nn.Module):
@@ -69,19 +69,15 @@ class BareNormal(nn.Module):
         self, x: Tensor, noise: Tensor, mean_only: bool = False, span_gain: float = 0.0
     ) -> Terms:
         """The terms of equation 3 for images x (batch, C, H, W), of which the KL is zero."""
+        check_gain(span_gain, self.log_variance is not None)
         p, x = self.distribution(mean_only), x.flatten(1)
-        if span_gain and self.diagonal is None:
-            raise ValueError("span_gain needs a fixed diagonal, D = εI; set it to 0 for a learnt D")
-        if span_gain and not mean_only:
-            parts = p.loc[None], p.cov_factor[None], span_gain / self.diagonal
-            loc, factor = SpanGradient.apply(*parts)
-            p = LowRankNormal(loc[0], factor[0], self.diagonal, validate_args=False)
-        log_prob, rank_entropy = p.log_prob_and_rank_entropy(x)
+        # One item with many values, so that P is read once.
+        log_prob, rank_entropy, variance = low_rank_terms(
+            p[None], x[:, None], span_gain, self.diagonal
+        )
         error = (x - p.loc.detach()).square().mean()
-        if self.log_variance is not None and not mean_only:
-            rank_entropy = rank_entropy + entropy_of_diagonal(p)
         kl = log_prob.new_zeros(())
-        return Terms(-log_prob.mean(), kl, rank_entropy, error, mean_variance(p))
+        return Terms(-log_prob.mean(), kl, rank_entropy.mean(), error, variance)
 
     def images(self, flat: Tensor) -> Tensor:
         """Flat values (..., S) as images (..., C, H, W)."""
@@ -195,13 +191,6 @@ def factor_analysis(images: np.ndarray, rank: int) -> LowRankNormal:
     found = FactorAnalysis(rank, **settings).fit(flat)
     parts = found.mean_, found.components_.T.copy(), found.noise_variance_
     return LowRankNormal(*map(torch.from_numpy, parts), validate_args=False)
-
-
-def gap_along(history: list[dict], best: float, pixels: int) -> tuple[list[int], list[float]]:
-    """Steps, and how much log-density of validation images is missing, in nats per dimension."""
-    rows = [row for row in history if row["rank_entropy_nats"]]
-    gaps = [(best + row["validation_nll_nats"]) / pixels for row in rows]
-    return [row["step"] for row in rows], gaps
 
 
 def variance_ratio(samples: Tensor, images: np.ndarray) -> float:

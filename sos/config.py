@@ -1,7 +1,6 @@
 """Every setting of every experiment: frozen dataclasses, and one table of profiles."""
 
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Literal
 
 
@@ -150,10 +149,6 @@ def _gray(data: Data, sos: Network, objective: Objective, training: Training) ->
     )
 
 
-# The switches of `_ablation`, by letter: a name has those that are on.
-SWITCHES = {"D": "fixed diagonal", "H": "entropy constraint", "P": "pre-training"}
-
-
 def _bare(data: Data, small: Data, rank: int, training: Training) -> tuple:
     """Section 4.5: no network, and D = εI or, on smaller images, a learnt diagonal.
 
@@ -183,16 +178,16 @@ def _bare(data: Data, small: Data, rank: int, training: Training) -> tuple:
 def _ablation(data: Data, network: Network, objective: Objective, training: Training) -> tuple:
     """Appendix A: the SOS-VAE with each of its stabilisers on or off, plain gradients throughout.
 
+    D: the fixed diagonal, H: the entropy constraint, P: pre-training; a name has those that are on.
     All learning rates are constant, as in the paper, but those of "gentle" and what derives from
     it: there it rises over the first steps after pre-training and decays.
     """
     made = {}
-    for diagonal, constraint, pretraining in product((1, 0), repeat=3):
-        flags = zip(SWITCHES, (diagonal, constraint, pretraining), strict=True)
-        made["".join(letter for letter, on in flags if on) or "none"] = (
-            network if diagonal else replace(network, diagonal=None),
-            objective if constraint else replace(objective, rank_entropy_target=None),
-            training if pretraining else replace(training, pretraining=0),
+    for on in ("DHP", "DH", "DP", "D", "HP", "H", "P", ""):
+        made[on or "none"] = (
+            network if "D" in on else replace(network, diagonal=None),
+            objective if "H" in on else replace(objective, rank_entropy_target=None),
+            training if "P" in on else replace(training, pretraining=0),
         )
     slow = replace(training, decay=True)
     half, double = (replace(objective, rank_entropy_factor=factor) for factor in (0.5, 2.0))

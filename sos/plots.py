@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sos import editing, metrics, paths
+from sos import editing, metrics, paths, report
 from sos.editing import Shape, Stroke
 from sos.interpolation import Comparison, Square, corners_of
 from sos.low_rank_normal import LowRankNormal
@@ -43,7 +43,6 @@ BARE = {
     "no constraint, span gradient": "#55a868",
     "exact": "#222222",
 }
-LARGEST_VARIANCE = 0.25  # of any distribution on [0, 1]
 WIDTH = 10.0  # inches
 SHOWN_DPI = 75  # in notebooks, whose size counts; the files have more
 PHOTO_DPI = 95
@@ -638,7 +637,7 @@ def convergence(gaps: dict, spectra: dict, angles: dict, exact: Tensor) -> Figur
             axes[0].plot(steps, gap, **look)
             axes[1].plot(number, spectra[name], **look)
             axes[2].plot(number, angles[name], **look)
-        axes[0].set(xlabel="training step", ylabel="below the exact solution (nats per dimension)")
+        axes[0].set(xlabel="training step", ylabel="nats per dimension below the exact one")
         axes[0].set(title="log-density of validation images", yscale="log")
         axes[1].set(title="eigenvalues of PPᵀ", xlabel="component", yscale="log")
         axes[2].set(title="principal angles to the exact span", xlabel="component")
@@ -724,7 +723,7 @@ def stability(groups: dict[str, dict[str, list[dict]]], data_variance: float) ->
         )  # fmt: skip
         for column, (title, histories) in zip(axes.T, groups.items(), strict=True):
             for k, (name, history) in enumerate(histories.items()):
-                rows = [row for row in history if row["rank_entropy_nats"]]
+                rows = report.after_release(history)
                 steps = [row["step"] for row in rows]
                 look = {"label": name, "lw": 1.3, "color": f"C{k}"}
                 column[0].plot(steps, [row["variance"] for row in rows], **look)
@@ -732,13 +731,14 @@ def stability(groups: dict[str, dict[str, list[dict]]], data_variance: float) ->
                 if any(multipliers):
                     column[1].plot(steps, multipliers, **look)
             column[0].axhline(data_variance, color="black", lw=0.8, ls=":")
-            column[0].axhline(LARGEST_VARIANCE, color="black", lw=0.8, ls="--")
+            column[0].axhline(report.LARGEST_VARIANCE, color="black", lw=0.8, ls="--")
             column[0].set(title=title, yscale="log")
             column[1].set_yscale("symlog", linthresh=10)
-            column[1].set(xlabel="training step", ylim=(0, None))
+            column[1].set(xlabel="training step")
             column[0].legend(fontsize=7, ncols=2)
         axes[0, 0].set_ylabel("mean variance of a value")
         axes[1, 0].set_ylabel("multiplier λ_H")
+        axes[1, 0].set_ylim(bottom=0)  # after all lines: it ends the scaling
     return figure
 
 
@@ -747,7 +747,7 @@ def phase_portrait(runs: dict[str, tuple[list[dict], float]]) -> Figure:
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.4), layout="constrained")
         for k, (name, (history, target)) in enumerate(runs.items()):
-            rows = [row for row in history if row["rank_entropy_nats"]]
+            rows = report.after_release(history)
             slack = np.array([row["rank_entropy_nats"] - target for row in rows])
             multiplier = np.array([row["rank_entropy_multiplier"] for row in rows])
             steps = [row["step"] for row in rows]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import combinations
 
 from sos import paths
-from sos.config import Network
+from sos.config import Data, Network
 
 NOT_RUN = "not run"
 
@@ -137,6 +137,10 @@ def noise(network: Network) -> str:
     return "learnt" if network.diagonal is None else f"{network.diagonal:g} I"
 
 
+def image_size(data: Data) -> str:
+    return f"{data.height}×{data.width}×{data.channels}"
+
+
 def model_table(models: dict) -> str:
     """What was trained, how, on what and for how long."""
     header = ("model", "image", "R", "D", "parameters", "steps × batch", "trained on", "seconds")
@@ -147,7 +151,7 @@ def model_table(models: dict) -> str:
         rows.append(
             (
                 title(name),
-                f"{e.data.height}×{e.data.width}×{e.data.channels}",
+                image_size(e.data),
                 str(network.rank),
                 noise(network),
                 f"{sum(p.numel() for p in model.vae.parameters()) / 1e6:.2f} M",
@@ -163,6 +167,11 @@ def last_values(history: list[dict], name: str, share: float = 0.1) -> float:
     """Mean over the last tenth of training, in which single steps still fluctuate."""
     tail = history[-max(1, round(share * len(history))) :]
     return sum(row[name] for row in tail) / len(tail)
+
+
+def after_release(history: list[dict]) -> list[dict]:
+    """The rows in which P has been trained too."""
+    return [row for row in history if row["rank_entropy_nats"]]
 
 
 def constraint_table(models: dict, measured: dict) -> str:
@@ -509,7 +518,7 @@ def bare_settings(models: dict) -> str:
         rows.append(
             (
                 name,
-                f"{e.data.height}×{e.data.width}×{e.data.channels}",
+                image_size(e.data),
                 str(e.network.rank),
                 noise(e.network),
                 "–" if target is None else number(target, 4),
@@ -519,6 +528,13 @@ def bare_settings(models: dict) -> str:
             )
         )
     return markdown_table(header, rows)
+
+
+def gap_along(history: list[dict], best: float, pixels: int) -> tuple[list[int], list[float]]:
+    """Steps, and how much log-density of validation images is missing, in nats per dimension."""
+    rows = after_release(history)
+    gaps = [(best + row["validation_nll_nats"]) / pixels for row in rows]
+    return [row["step"] for row in rows], gaps
 
 
 def bare_table(rows: dict[str, dict[str, float]]) -> str:
@@ -541,7 +557,7 @@ def bare_table(rows: dict[str, dict[str, float]]) -> str:
     return markdown_table(header, lines)
 
 
-SURVIVES = 0.25  # the largest variance that values between 0 and 1 can have
+LARGEST_VARIANCE = 0.25  # that values between 0 and 1 can have
 
 
 def switched_on(name: str) -> str:
@@ -560,7 +576,7 @@ def ablation_table(models: dict, measured: dict) -> str:
         n, data = measured[label], model.experiment.data
         pixels = data.height * data.width * data.channels
         stopped = model.meta.get("stopped")
-        survived = n["variance_observation"] <= SURVIVES
+        survived = n["variance_observation"] <= LARGEST_VARIANCE
         rows.append(
             (
                 label,
@@ -607,7 +623,7 @@ def long_table(content: dict) -> str:
     for name, run in content.get("runs", {}).items():
         last = run["history"][-1]
         ratio = last["variance"] / content["data_variance"]
-        survived = "yes" if last["variance"] <= SURVIVES else "**no**"
+        survived = "yes" if last["variance"] <= LARGEST_VARIANCE else "**no**"
         rows.append(
             (
                 switched_on(name),

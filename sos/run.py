@@ -136,8 +136,6 @@ PLACES = {"faces": "folder", "celeba": "celeba", "biobank": "biobank"}  # option
 
 def choose_data(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Sets faces, celeba and biobank to whole paths, or None; ends with a message that helps."""
-    from sos.datasets import READERS
-
     if chosen.data is None:
         real = chosen.profile == "paper" or chosen.celeba or chosen.biobank
         chosen.data = "real" if real else "simulated"
@@ -157,6 +155,8 @@ def choose_data(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         place = getattr(chosen, name)
         if place is None:
             continue
+        from sos.datasets import READERS  # takes a while, and simulated images need none
+
         setattr(chosen, name, place.expanduser().resolve())
         try:
             READERS[reader].scan(str(getattr(chosen, name)))

@@ -143,9 +143,8 @@ class Run:
             damping, rate = objective.entropy_damping, objective.entropy_multiplier_rate
             self.rank_entropy = Constraint(target, damping, rate, where)
         self.step, self.seconds, self.history = 0, 0.0, []
-        self.limit = training.stop_at_variance
-        self.stopped = None  # why a training ended before its last step, if `limit` is given
-        self.last_good = {}  # weights at the last row of the history, kept if `limit` is given
+        # With `stop_at_variance`: why a training ended early, and the last finite weights it had.
+        self.stopped, self.last_good = None, {}
 
     def state(self) -> dict:
         constraints = [c for c in (self.kl, self.rank_entropy) if c is not None]
@@ -226,29 +225,33 @@ class Run:
         return row
 
     def remember(self) -> None:
-        if self.limit is not None:
+        if self.training.stop_at_variance is not None:
             self.last_good = copy.deepcopy(self.vae.state_dict())
 
     def has_exploded(self, terms: Terms) -> bool:
-        """Whether to stop, by `limit`; the model then keeps the last finite weights it had.
+        """Whether to stop, by `stop_at_variance`; the last finite weights are then the model's.
 
-        Without a limit what is not finite is left to `record`, which raises.
+        Without it what is not finite is left to `record`, which raises.
         """
-        if self.limit is None:
+        limit = self.training.stop_at_variance
+        if limit is None:
             return False
-        finite = all(p.isfinite().all() for p in self.vae.parameters())
-        if not (finite and all(v.isfinite() for v in vars(terms).values() if v is not None)):
+        known = (term for term in vars(terms).values() if term is not None)
+        if not (self.weights_are_finite() and all(term.isfinite() for term in known)):
             self.stopped = f"not finite at step {self.step}"
             self.vae.load_state_dict(self.last_good)
-            return True
-        self.remember()
-        if terms.variance > self.limit:
-            self.stopped = f"variance {terms.variance:.3g} at step {self.step}"
+        else:
+            self.remember()
+            if terms.variance > limit:
+                self.stopped = f"variance {terms.variance:.3g} at step {self.step}"
         return self.stopped is not None
+
+    def weights_are_finite(self) -> bool:
+        return all(parameter.isfinite().all() for parameter in self.vae.parameters())
 
     def check_weights(self, checkpoint: Path) -> None:
         """Raises FloatingPointError rather than have a checkpoint that can only fail again."""
-        if not all(parameter.isfinite().all() for parameter in self.vae.parameters()):
+        if not self.weights_are_finite():
             raise FloatingPointError(
                 f"weights stopped being finite by step {self.step}; {checkpoint}, if it exists, "
                 f"is the last good state"
@@ -271,11 +274,6 @@ def train(
     Raises FloatingPointError when a term stops being finite, naming the step and the terms; with
     `Training.stop_at_variance` such a training ends, as one whose variance passes that limit.
     """
-    with graphs.stream(device()):
-        return _train(experiment, images, checkpoint, line, validation)
-
-
-def _train(experiment, images, checkpoint, line, validation) -> Run:
     training, where = experiment.training, device()
     if fits(images, where):  # else every batch is read from where they lie
         images = images.to(where)
@@ -286,13 +284,14 @@ def _train(experiment, images, checkpoint, line, validation) -> Run:
     run.remember()
     saved = time.perf_counter()
     clock = saved - run.seconds
-    with tqdm(
+    bar = tqdm(
         desc=experiment.name,
         initial=run.step,
         total=training.steps,
         unit="step",
         position=line or None,
-    ) as bar:
+    )
+    with graphs.stream(where), bar:
         while run.step < training.steps:
             mean_only = run.step < training.pretraining
             run.kl.hold(min(1.0, (run.step + 1) / max(training.kl_warmup, 1)))

@@ -7,13 +7,7 @@ from torch import Tensor, nn
 
 from sos.config import Data, Network
 from sos.low_rank_normal import LowRankNormal
-from sos.networks import (
-    DIAGONAL_FLOOR,
-    Decoder,
-    Encoder,
-    Observation,
-    ObservationHead,
-)
+from sos.networks import DIAGONAL_FLOOR, Decoder, Encoder, Observation, ObservationHead
 from sos.sparse_precision_normal import LowRankPlusSparseNormal, SparsePrecisionNormal
 
 
@@ -64,9 +58,26 @@ def mean_variance(p: LowRankNormal) -> Tensor:
     return low_rank + p.cov_diag.mean()
 
 
-def entropy_of_diagonal(p: LowRankNormal) -> Tensor:
-    """½ log|D/ε| (batch) at ε = DIAGONAL_FLOOR: what a learnt D adds to the rank entropy."""
-    return 0.5 * (p.cov_diag / DIAGONAL_FLOOR).log().sum(-1)
+def low_rank_terms(
+    p: LowRankNormal, x: Tensor, gain: float, fixed: float | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """log p(x|z), the entropy that training can move, and the mean variance, for flat images x.
+
+    p has a batch shape; without a factor, as in pre-training, `gain` (κ of `SpanGradient`) and
+    `fixed` (ε of D = εI, None for a learnt D) play no part.
+    """
+    if gain and p.rank:
+        loc, factor = SpanGradient.apply(p.loc, p.cov_factor, gain / fixed)
+        p = LowRankNormal(loc, factor, fixed, validate_args=False)
+    log_prob, entropy = p.log_prob_and_rank_entropy(x)
+    if fixed is None and p.rank:  # what a learnt D adds to the rank entropy
+        entropy = entropy + 0.5 * (p.cov_diag / DIAGONAL_FLOOR).log().sum(-1)
+    return log_prob, entropy, mean_variance(p)
+
+
+def check_gain(gain: float, learnt: bool) -> None:
+    if gain and learnt:
+        raise ValueError("span_gain needs a fixed diagonal, D = εI; set it to 0 for a learnt D")
 
 
 class VAE(nn.Module):
@@ -106,22 +117,14 @@ class VAE(nn.Module):
         """The terms of equation 3 for images x (batch, C, H, W), with z = m + s·noise."""
         mean, std = self.encode(x)
         observation = self.decode(mean + std * noise, mean_only)
-        low_rank = isinstance(observation, LowRankNormal)
-        if span_gain and self.head.variance is not None:
-            raise ValueError("span_gain needs a fixed diagonal, D = εI; set it to 0 for a learnt D")
-        if span_gain and low_rank and not mean_only:
-            loc, factor = SpanGradient.apply(
-                observation.loc, observation.cov_factor, span_gain / self.head.diagonal
+        check_gain(span_gain, self.head.variance is not None)
+        if isinstance(observation, LowRankNormal):
+            log_prob, rank_entropy, variance = low_rank_terms(
+                observation, x.flatten(1), span_gain, self.head.diagonal
             )
-            observation = LowRankNormal(loc, factor, self.head.diagonal, validate_args=False)
-        variance = None
-        if low_rank:
-            log_prob, rank_entropy = observation.log_prob_and_rank_entropy(x.flatten(1))
-            if self.head.variance is not None and observation.rank:
-                rank_entropy = rank_entropy + entropy_of_diagonal(observation)
-            variance = mean_variance(observation)
         else:
             log_prob, rank_entropy = self._sparse_terms(observation, x.flatten(1), span_gain)
+            variance = None
         kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(1)
         error = (x.flatten(1) - observation.loc.detach()).square().mean()
         return Terms(-log_prob.mean(), kl.mean(), rank_entropy.mean(), error, variance)

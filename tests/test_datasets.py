@@ -219,7 +219,7 @@ def test_two_that_draw_the_same_split_at_once_both_get_it(simulated, monkeypatch
 
 
 def test_a_full_disk_is_reported(simulated, monkeypatch):
-    def write(target, arrays):
+    def write(target, parts, count):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(datasets, "write", write)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -118,7 +118,7 @@ def made_gray(data: Data, split: str) -> bool:
     if arrays is None:
         return False
     images = np.stack([in_channels(data, image) for image in arrays["images"]])
-    write(cache_folder(data, split), [arrays | {"images": images}])
+    write(cache_folder(data, split), [arrays | {"images": images}], len(images))
     return True
 
 
@@ -158,7 +158,7 @@ def build(target: Path, items: Sequence, make: Callable, title: str, skip: bool 
         if not skip or len(reasons) == len(items):
             raise ValueError(f"{listed}\nmend or remove them, or pass --skip-unreadable")
         log.warning("%s\nthey are left out", listed)
-    write(target, [np.load(file) for file in files.values()])
+    write(target, map(made_block, files.values()), len(items) - len(reasons))
     shutil.rmtree(partial_folder)
 
 
@@ -175,28 +175,33 @@ def build_block(file: Path, items: Sequence, make: Callable) -> int:
     return len(items)
 
 
-def write(target: Path, parts: Sequence[Mapping[str, np.ndarray]]) -> None:
+def made_block(file: Path) -> dict[str, np.ndarray]:
+    """The arrays of a block; none where nothing in it could be read."""
+    with np.load(file) as part:
+        return {name: part[name] for name in part.files if name != "unreadable"}
+
+
+def write(target: Path, parts: Iterable[dict[str, np.ndarray]], count: int) -> None:
     """A folder of .npy files and their SHA-256, which appears whole or not at all.
 
-    The parts are copied one after the other: together they may be larger than the memory.
+    The parts, `count` pictures in all, are copied one after the other: together they may be larger
+    than the memory.
     """
-    parts = [part for part in parts if "images" in part]
-    names = [name for name in parts[0] if name != "unreadable"]
     with paths.replacing(target) as temporary:
         temporary.mkdir(parents=True)
-        for name in names:
-            first = parts[0][name]
-            shape = (sum(len(part[name]) for part in parts), *first.shape[1:])
-            file = temporary / f"{name}.npy"
-            whole = np.lib.format.open_memmap(file, "w+", dtype=first.dtype, shape=shape)
-            start = 0
-            for part in parts:
-                block = part[name]
-                whole[start : start + len(block)] = block
-                start += len(block)
+        files, start = {}, 0
+        for part in parts:
+            for name, block in part.items():
+                if name not in files:
+                    shape = (count, *block.shape[1:])
+                    files[name] = np.lib.format.open_memmap(
+                        temporary / f"{name}.npy", "w+", dtype=block.dtype, shape=shape
+                    )
+                files[name][start : start + len(block)] = block
+            start += len(part.get("images", ()))
+        for whole in files.values():
             whole.flush()
-            del whole
-        meta = {name: {"sha256": digest(temporary / f"{name}.npy")} for name in names}
+        meta = {name: {"sha256": digest(temporary / f"{name}.npy")} for name in files}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
 
 

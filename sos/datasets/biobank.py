@@ -29,7 +29,10 @@ HELP = (
 
 @cache
 def scan(place: str) -> tuple[Path, ...]:
-    """All volumes, or else all slices, below `place`. Raises FileNotFoundError."""
+    """All volumes, or else all slices, below `place`, in a fixed random order.
+
+    Looked for once per process. Raises FileNotFoundError.
+    """
     root = Path(place).expanduser()
     files = sorted(f for f in root.rglob("*") if f.is_file()) if root.is_dir() else []
     volumes = [f for f in files if f.name.lower().endswith(VOLUMES)]
@@ -40,14 +43,12 @@ def scan(place: str) -> tuple[Path, ...]:
             f"brain slices: {len(found)} {kind} found in {root.absolute()}; at least "
             f"{folder.FEWEST} are needed. {HELP}"
         )
-    return tuple(found)
+    return folder.shuffled(found)
 
 
 def files(data: Data, split: str) -> Sequence[Path]:
-    """The files of a split: disjoint shares in a fixed random order, at most `data.<split>`."""
-    found = scan(data.folder)
-    order = np.random.default_rng(folder.SHUFFLE_SEED).permutation(len(found))
-    return folder.share([found[i] for i in order], data, split)
+    """The files of a split: disjoint shares, at most `data.<split>` long."""
+    return folder.share(scan(data.folder), data, split)
 
 
 def fingerprint(data: Data, split: str) -> str:

@@ -164,8 +164,7 @@ def files(data: Data, split: str) -> Sequence[Item]:
     """
     found = scan(data.folder)
     if data.partition == "subset":
-        order = np.random.default_rng(folder.SHUFFLE_SEED).permutation(len(found))[:SUBSET]
-        return folder.share([found[i] for i in order], data, split)
+        return folder.share(folder.shuffled(found)[:SUBSET], data, split)
     known = {} if found[0].split else partition(data.folder)
     chosen = [
         i for i in found if (i.split or known.get(Path(str(i.member or i.file)).name)) == split

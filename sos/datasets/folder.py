@@ -32,6 +32,11 @@ def scan(folder: str) -> tuple[Path, ...]:
             f"--faces {folder}: {len(found)} images found ({kinds}, subfolders included); "
             f"at least {FEWEST} are needed"
         )
+    return shuffled(found)
+
+
+def shuffled(found: Sequence) -> tuple:
+    """What was found in a fixed random order, the same at every place that holds as much."""
     order = np.random.default_rng(SHUFFLE_SEED).permutation(len(found))
     return tuple(found[i] for i in order)
 
