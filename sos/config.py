@@ -92,7 +92,8 @@ class Experiment:
 class Evaluation:
     """How finished models are measured."""
 
-    images: int  # generated images per row of Table 1, and as many real ones; the paper's 50,000
+    images: int  # real images that a row of Table 1 is compared with
+    generated: int | None = None  # images per row, as many as real ones unless given
     extractor: str = "efficientnet-lite0"  # or "inception", whose weights have to be at hand
 
 
@@ -289,7 +290,7 @@ PROFILES = {
     # The paper's network and constants (§4.1); what it leaves open is as the authors' code has it.
     "paper": _profile(
         "paper",
-        Evaluation(images=2000),
+        Evaluation(images=50_000, generated=50_000),  # of real ones, as many as there are
         _pair(
             Data("faces", 218, 178, 3, train=7000, validation=1000, test=2000),
             Network(),

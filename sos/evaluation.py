@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sos import datasets, metrics, paths
+from sos import datasets, metrics, parallel, paths
 from sos.config import Data, Evaluation
 from sos.low_rank_normal import LowRankNormal
 from sos.models import Model, machine
@@ -42,7 +42,7 @@ def real_statistics(
     """Feature statistics of the first `count` images of a split, cached on disk."""
     name = f"{datasets.identity(data, split)}-{count}-{extractor_name}.npz"
     file = paths.CACHE / "statistics" / name
-    if file.exists():
+    if parallel.agreed(file.exists()):
         return metrics.FeatureStatistics.load(file)
     images = torch.tensor(datasets.load_split(data, split).images[:count])
     if len(images) < count:
@@ -50,21 +50,49 @@ def real_statistics(
             f"{count} images are to be compared, but the {split} split of {data.name} has "
             f"{len(images)}: lower Evaluation.images in sos/config.py or give more images"
         )
-    statistics = metrics.statistics_of(images.split(BATCH), extractor(extractor_name), count)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    statistics.save(file)
+    mine = (images[start : start + BATCH] for start in starts(count))
+    statistics = statistics_of(mine, count, extractor_name)
+    with parallel.first():
+        if parallel.rank() == 0:
+            statistics.save(file)
     return statistics
 
 
-def floor(data: Data, count: int, extractor_name: str) -> float:
-    """Distance of two disjoint sets of real images: what a perfect model would score."""
+def starts(count: int) -> range:
+    """Where those of the batches of `count` images begin that are this process's to look after."""
+    return range(0, count, BATCH)[parallel.rank() :: parallel.world_size()]
+
+
+def statistics_of(
+    batches: Iterable[Tensor], count: int, extractor_name: str
+) -> metrics.FeatureStatistics:
+    """Feature statistics of `count` images, of which every process has its own batches."""
+    part, mine = metrics.FeatureStatistics.empty(0), min(count, len(starts(count)) * BATCH)
+    if mine:
+        watched = parallel.rank() == 0
+        part = metrics.statistics_of(batches, extractor(extractor_name), mine, watched)
+    first, *others = (s for s in parallel.gathered(part) if s.count)
+    for other in others:
+        first.merge(other)
+    return first
+
+
+def floor(data: Data, count: int, generated: int, extractor_name: str) -> float:
+    """Distance of two disjoint sets of real images: what a perfect model would score.
+
+    The second are training images, as many as are generated, if there are so many.
+    """
     test = real_statistics(data, "test", count, extractor_name)
-    return metrics.frechet_distance(test, real_statistics(data, "train", count, extractor_name))
+    others = min(generated, len(datasets.items(data, "train")))
+    return metrics.frechet_distance(test, real_statistics(data, "train", others, extractor_name))
 
 
 def generated(model: Model, count: int, kind: str) -> Iterator[Tensor]:
-    """`count` images as uint8 from z ~ N(0, I): a kind of IMAGES, for the same z and noise."""
-    for start in range(0, count, BATCH):
+    """`count` images as uint8 from z ~ N(0, I): a kind of IMAGES, for the same z and noise.
+
+    Among several processes, this one's batches of them.
+    """
+    for start in starts(count):
         stream = generator("evaluation", model.experiment.training.seed, start, device=device())
         with torch.no_grad():
             p = model.vae.decode(model.vae.prior(min(BATCH, count - start), stream))
@@ -78,24 +106,34 @@ def generated(model: Model, count: int, kind: str) -> Iterator[Tensor]:
 def load_or_measure(model: Model, settings: Evaluation) -> dict[str, float]:
     """The measurements of a model: released with its weights, cached, or made now and cached."""
     stamp = stamp_of(model, settings)
+    numbers = parallel.agreed(measured(model, stamp))
+    if numbers is not None:
+        return numbers
+    began = time.perf_counter()
+    numbers = distances(model, stamp, settings.extractor)
+    numbers |= prior_variances(model) | held_out(model)
+    content = {"stamp": stamp, "numbers": numbers, **machine()}
+    content["seconds"] = round(time.perf_counter() - began, 1)
+    if parallel.rank() == 0:
+        paths.write_text(cached_file(model, stamp), json.dumps(content, indent=1) + "\n")
+    return numbers
+
+
+def measured(model: Model, stamp: dict) -> dict[str, float] | None:
+    """The measurements that a stamp belongs to, if they have been made."""
     for file in (model.folder / "evaluation.json", cached_file(model, stamp)):
         if file.exists():
             content = json.loads(file.read_text())
             if content["stamp"] == stamp:
                 return content["numbers"]
-    began = time.perf_counter()
-    numbers = distances(model, stamp["images"], settings.extractor)
-    numbers |= prior_variances(model) | held_out(model)
-    content = {"stamp": stamp, "numbers": numbers, **machine()}
-    content["seconds"] = round(time.perf_counter() - began, 1)
-    paths.write_text(cached_file(model, stamp), json.dumps(content, indent=1) + "\n")
-    return numbers
+    return None
 
 
 def stamp_of(model: Model, settings: Evaluation) -> dict[str, str | int]:
     """What determines the measurements: weights, test images, how many, extractor, code."""
     available = len(datasets.items(model.experiment.data, "test"))
-    return {
+    more = {} if settings.generated is None else {"generated": settings.generated}
+    return more | {
         "weights_sha256": model.meta["weights_sha256"],
         "data": datasets.identity(model.experiment.data, "test"),
         "images": min(settings.images, available),
@@ -109,18 +147,18 @@ def cached_file(model: Model, stamp: dict) -> Path:
     return paths.CACHE / "evaluations" / f"{model.experiment.name}-{name}.json"
 
 
-def distances(model: Model, count: int, extractor_name: str) -> dict[str, float]:
-    """Fréchet distances of `count` means and samples to as many test images, and the floor."""
-    data, result = model.experiment.data, {}
+def distances(model: Model, stamp: dict, extractor_name: str) -> dict[str, float]:
+    """Fréchet distances of means and samples to test images, and the floor."""
+    data, result, count = model.experiment.data, {}, stamp["images"]
+    made = stamp.get("generated", count)
     real = real_statistics(data, "test", count, extractor_name)
     for kind in IMAGES:
         network = model.experiment.network
         if kind == "half_samples" and not (network.rank or network.neighbourhood):
             continue  # half of white noise is white noise
-        batches = generated(model, count, kind)
-        fake = metrics.statistics_of(batches, extractor(extractor_name), count)
+        fake = statistics_of(generated(model, made, kind), made, extractor_name)
         result[f"distance_{kind}"] = metrics.frechet_distance(fake, real)
-    return result | {"distance_floor": floor(data, count, extractor_name)}
+    return result | {"distance_floor": floor(data, count, made, extractor_name)}
 
 
 def distance_of(flat: Tensor, data: Data, settings: Evaluation) -> float:

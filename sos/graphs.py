@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from sos import parallel
+
 EAGER_STEPS = 5  # of each phase before its step is captured: Adam and cuDNN need them to settle
 
 log = logging.getLogger(__name__)
@@ -29,7 +31,12 @@ class Captured:
 
 
 def advance(run, x: Tensor, noise: Tensor, mean_only: bool):
-    """`run.advance`, from the sixth step of a phase on as a graph; eagerly where that fails."""
+    """`run.advance`, from the sixth step of a phase on as a graph; eagerly where that fails.
+
+    Eagerly too where several processes have to meet in the step: a graph of that is untested.
+    """
+    if parallel.world_size() > 1:
+        return run.advance(x, noise, mean_only)
     graph = run.graphs.setdefault(mean_only, 0)
     if isinstance(graph, int):
         if graph < EAGER_STEPS:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sos import paths
 from sos.progress import tqdm
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -121,15 +122,9 @@ class FeatureStatistics:
 
     def save(self, path: str | Path) -> None:
         """Write an .npz (mu, sigma, count) that pytorch-fid's command line reads too; atomic."""
-        path = Path(path)
-        scratch = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         content = {"mu": self.mean, "sigma": self.covariance, "count": self.count}
-        try:
-            with scratch.open("wb") as file:
-                np.savez(file, **content)
-            scratch.replace(path)  # a killed run leaves the old file or the new one, never a half
-        finally:
-            scratch.unlink(missing_ok=True)
+        with paths.replacing(Path(path)) as temporary, temporary.open("wb") as file:
+            np.savez(file, **content)
 
     @classmethod
     def load(cls, path: str | Path) -> "FeatureStatistics":

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sos import datasets, paths, training
+from sos import datasets, parallel, paths, training
 from sos.config import Experiment
 from sos.vae import VAE
 
@@ -65,19 +65,22 @@ def load_or_train(experiment: Experiment, weights: str = "shipped", line: int = 
     then takes the cached one's place once it is finished. A model whose file does not match its
     recorded SHA-256 is refused with an error that names it. `line` is the progress bar's.
     """
-    folder = find(experiment, weights)
+    folder = parallel.agreed(find(experiment, weights))
     if folder is None:
         folder = CACHE / identity(experiment)
         growing = CACHE / f"{folder.name}.{'fresh' if weights == 'fresh' else 'partial'}"
-        if steps_done(experiment, weights) == experiment.training.steps and folder.exists():
-            shutil.rmtree(growing)  # killed after `save`: that training is over
-        images = torch.from_numpy(datasets.load_split(experiment.data, "train").images)
-        validation = None
-        if not experiment.network.latent:
-            validation = torch.tensor(datasets.load_split(experiment.data, "validation").images)
+        with parallel.first():
+            if steps_done(experiment, weights) == experiment.training.steps and folder.exists():
+                shutil.rmtree(growing)  # killed after `save`: that training is over
+            images = torch.from_numpy(datasets.load_split(experiment.data, "train").images)
+            validation = None
+            if not experiment.network.latent:
+                validation = torch.tensor(datasets.load_split(experiment.data, "validation").images)
         run = training.train(experiment, images, growing / "checkpoint.pt", line, validation)
-        save(experiment, run, folder)
-        shutil.rmtree(growing, ignore_errors=True)  # never there if it exploded early
+        with parallel.first():
+            if parallel.rank() == 0:
+                save(experiment, run, folder)
+                shutil.rmtree(growing, ignore_errors=True)  # never there if it exploded early
     return load(experiment, folder)
 
 

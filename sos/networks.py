@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sos import parallel
 from sos.config import Network
 from sos.low_rank_normal import LowRankNormal
 from sos.sparse_precision_normal import (
@@ -37,15 +38,42 @@ def pyramid(height: int, width: int) -> list[tuple[int, int]]:
     return sizes
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """nn.BatchNorm2d; in training the statistics are those of all processes' items together.
+
+    nn.SyncBatchNorm does the same on GPUs alone.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or parallel.world_size() == 1:
+            return super().forward(x)
+        values, count = x.float(), x.numel() // x.shape[1]
+        variance, mean = torch.var_mean(values, (0, 2, 3), correction=0)
+        sums = parallel.Sum.apply(torch.cat([count * mean, mean.new_tensor([count])]))
+        counts, mean_of_all = sums[-1].detach(), sums[:-1] / sums[-1]
+        spread = parallel.Sum.apply(count * (variance + (mean - mean_of_all).square()))
+        self.update(mean_of_all, spread, counts)
+        scale = self.weight * (spread / counts + self.eps).rsqrt()
+        shift = self.bias - scale * mean_of_all
+        return (values * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def update(self, mean: Tensor, spread: Tensor, count: Tensor) -> None:
+        """The running statistics, of which the variance is unbiased."""
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(spread / (count - 1), self.momentum)
+
+
 class Residual(nn.Module):
     """conv3x3 · BN · ReLU · conv3x3 · BN plus skip, then ReLU; the first convolution may stride."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1):
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1)
-        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.norm1 = BatchNorm(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
-        self.norm2 = nn.BatchNorm2d(channels_out)
+        self.norm2 = BatchNorm(channels_out)
         same = channels_in == channels_out and stride == 1
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, stride)
 
@@ -68,9 +96,9 @@ class ResidualUp(nn.Module):
         # A transposed convolution of stride 2 gives 2n - 1 rows; the padding supplies the rest.
         extra = (size[0] - (2 * source[0] - 1), size[1] - (2 * source[1] - 1))
         self.conv1 = nn.ConvTranspose2d(channels_in, channels_out, 3, 2, 1, output_padding=extra)
-        self.norm1 = nn.BatchNorm2d(channels_out)
+        self.norm1 = BatchNorm(channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
-        self.norm2 = nn.BatchNorm2d(channels_out)
+        self.norm2 = BatchNorm(channels_out)
         if smooth:
             repeat = nn.Upsample(size, mode="nearest")
             self.skip = nn.Sequential(nn.Conv2d(channels_in, channels_out, 1), repeat)
@@ -85,7 +113,7 @@ class ResidualUp(nn.Module):
 def pointwise(channels_in: int, channels_out: int) -> nn.Sequential:
     """conv1x1 · BN · ReLU."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 1), nn.BatchNorm2d(channels_out), nn.ReLU()
+        nn.Conv2d(channels_in, channels_out, 1), BatchNorm(channels_out), nn.ReLU()
     )
 
 
@@ -96,7 +124,7 @@ class Encoder(nn.Module):
         super().__init__()
         w = width
         self.trunk = nn.Sequential(
-            nn.Sequential(nn.Conv2d(channels, w, 3, padding=1), nn.BatchNorm2d(w), nn.ReLU()),
+            nn.Sequential(nn.Conv2d(channels, w, 3, padding=1), BatchNorm(w), nn.ReLU()),
             *(Residual(w, w), Residual(w, w)),
             *(Residual(w, 2 * w, stride=2), Residual(2 * w, 2 * w)),
             *(Residual(2 * w, 4 * w, stride=2), Residual(4 * w, 4 * w)),

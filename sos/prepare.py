@@ -1,4 +1,7 @@
-"""Trains and measures all models of a profile, on a CPU several at a time."""
+"""Trains and measures all models of a profile, on a CPU several at a time.
+
+Under torchrun or accelerate the processes join in one model after the other instead.
+"""
 
 import os
 import threading
@@ -9,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from joblib import Parallel, cpu_count, delayed
 
-from sos import datasets, evaluation, models, training
+from sos import datasets, evaluation, models, parallel, training
 from sos.config import Evaluation, Experiment
 
 
@@ -32,13 +35,14 @@ def prepare_all(
     # The longest trainings first, so that no core waits for long at the end.
     ordered = sorted(experiments, key=lambda experiment: -experiment.network.rank)
     jobs = min(len(ordered), cpu_count())
-    if training.device().type == "cuda" or jobs < 2:
-        errors = [prepare(experiment, weights, settings) for experiment in ordered]
-    else:
-        for experiment in ordered:  # images are made by all cores, before they part
+    for experiment in ordered:  # images are made by all cores, before they part
+        with parallel.first():
             if models.find(experiment, weights) is None:
                 datasets.load_split(experiment.data, "train")
             datasets.load_split(experiment.data, "test")
+    if training.device().type == "cuda" or jobs < 2 or parallel.world_size() > 1:
+        errors = [prepare(experiment, weights, settings) for experiment in ordered]
+    else:
         tasks = (
             delayed(prepare)(experiment, weights, settings, worker)
             for line, experiment in enumerate(ordered)
@@ -51,7 +55,10 @@ def prepare_all(
 def prepare(
     experiment: Experiment, weights: str, settings: Evaluation, worker: Worker | None = None
 ) -> Exception | None:
-    """One model, trained and measured; returns the error that stopped it."""
+    """One model, trained and measured; returns the error that stopped it.
+
+    Among several processes it is raised: the others wait for this one, and have to end too.
+    """
     if worker is not None:
         torch.set_num_threads(worker.threads)
         threading.Thread(target=leave_with, args=(worker.parent,), daemon=True).start()
@@ -59,6 +66,8 @@ def prepare(
         model = models.load_or_train(experiment, weights, line=worker.line if worker else 0)
         evaluation.load_or_measure(model, settings)
     except Exception as error:
+        if parallel.world_size() > 1:
+            raise
         return error
     return None
 

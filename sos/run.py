@@ -186,6 +186,12 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("papermill").setLevel(logging.WARNING)
     os.environ["TQDM_MININTERVAL"] = os.environ.get("TQDM_MININTERVAL", "0.5")
+    from sos import parallel  # the options' listing needs no packages
+
+    if not parallel.is_first():  # under torchrun or accelerate
+        with parallel.joined():
+            prepare_models(chosen)
+        return 0
     where = paths.EXECUTED / chosen.profile
     where.mkdir(parents=True, exist_ok=True)
     with (where / ".lock").open("w") as lock:
@@ -202,21 +208,34 @@ def main(argv: list[str] | None = None) -> int:
             return 130
 
 
-def work(chosen: argparse.Namespace) -> int:
+def needed(chosen: argparse.Namespace) -> list[config.Experiment]:
+    """What the chosen notebooks show."""
     profile = config.profile(chosen.profile, images(chosen))
-    notebooks = chosen_notebooks(chosen)
-    names = dict.fromkeys(name for n in notebooks for name in n.experiments)
-    experiments = [profile.experiments[name] for name in names]
+    names = dict.fromkeys(name for n in chosen_notebooks(chosen) for name in n.experiments)
+    return [profile.experiments[name] for name in names]
+
+
+def prepare_models(chosen: argparse.Namespace) -> dict[str, Exception]:
+    """Trains and measures what is needed; {name: error} of the models that failed."""
+    from sos.prepare import prepare_all
+
+    weights = "fresh" if chosen.fresh else chosen.weights
+    settings = config.PROFILES[chosen.profile].evaluation
+    return prepare_all(needed(chosen), weights, settings)
+
+
+def work(chosen: argparse.Namespace) -> int:
+    from sos import parallel
+
+    notebooks, experiments = chosen_notebooks(chosen), needed(chosen)
     for data in dict.fromkeys(e.data for e in experiments if e.data.folder):
         from sos.datasets import READERS
 
         print(READERS[data.name].describe(data))
     print_plan(chosen, notebooks, experiments)
 
-    from sos.prepare import prepare_all  # after the plan: torch takes a second to import
-
-    weights = "fresh" if chosen.fresh else chosen.weights
-    failed = prepare_all(experiments, weights, profile.evaluation)
+    with parallel.joined():  # until the others have nothing left to do
+        failed = prepare_models(chosen)
     for name, error in failed.items():
         print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
     rows = []

@@ -11,7 +11,7 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from sos import graphs, paths
+from sos import graphs, parallel, paths
 from sos.bare import BareNormal, log_density
 from sos.config import Data, Experiment, Network, Training
 from sos.networks import DIAGONAL_FLOOR
@@ -139,10 +139,11 @@ class Run:
         if target in rules:
             target = rules[target](images, experiment.network, objective.kl_target)
         if target is not None:
-            target *= objective.rank_entropy_factor
+            target = parallel.agreed(target * objective.rank_entropy_factor)
             damping, rate = objective.entropy_damping, objective.entropy_multiplier_rate
             self.rank_entropy = Constraint(target, damping, rate, where)
         self.step, self.seconds, self.history = 0, 0.0, []
+        parallel.start_alike([*self.vae.parameters(), *self.vae.buffers()])
         # With `stop_at_variance`: why a training ended early, and the last finite weights it had.
         self.stopped, self.last_good = None, {}
 
@@ -172,13 +173,17 @@ class Run:
         self.step, self.seconds, self.history = saved["progress"]
 
     def optimise(self, x: Tensor, mean_only: bool) -> Terms:
-        """One step on images x (batch, C, H, W): weights descend, multipliers ascend."""
+        """One step on images x (batch, C, H, W), each process on its share of them.
+
+        Weights descend, multipliers ascend.
+        """
         training, where = self.training, x.device
         x = x.contiguous(memory_format=self.format)
         stream = generator("latent noise", training.seed, self.step, device=where)
         noise = torch.randn(len(x), self.vae.latent, generator=stream, device=where)
         if training.warm_release and self.step == training.pretraining:
             release(self, x)
+        x, noise = parallel.share(x), parallel.share(noise)
         group, rate = self.optimiser.param_groups[0], learning_rate(self.step, training)
         if where.type == "cuda":
             group["lr"].fill_(rate)
@@ -193,8 +198,10 @@ class Run:
         """What a step computes, from its images and its latent noise alone."""
         with precision(x.device):
             terms = self.vae.terms(x, noise, mean_only, self.training.span_gain)
+        terms = parallel.pooled(terms, len(x))
         self.optimiser.zero_grad()
         self.loss(terms, mean_only).backward()
+        parallel.sum_gradients(self.vae.parameters())
         self.optimiser.step()
         self.ascend(terms, mean_only)
         return terms
@@ -275,6 +282,11 @@ def train(
     `Training.stop_at_variance` such a training ends, as one whose variance passes that limit.
     """
     training, where = experiment.training, device()
+    if training.batch < parallel.world_size():
+        raise ValueError(
+            f"{parallel.world_size()} processes cannot share batches of {training.batch} images: "
+            f"start at most {training.batch}"
+        )
     if fits(images, where):  # else every batch is read from where they lie
         images = images.to(where)
     run = Run(experiment, images, where)
@@ -290,6 +302,7 @@ def train(
         total=training.steps,
         unit="step",
         position=line or None,
+        disable=parallel.rank() > 0,
     )
     with graphs.stream(where), bar:
         while run.step < training.steps:
@@ -305,12 +318,15 @@ def train(
                     row["validation_nll_nats"] = -log_density(run.vae.distribution(), validation)
                 shown = ("nll_nats", "kl_nats", "rank_entropy_nats", "squared_error")
                 bar.set_postfix({name: f"{row[name]:.4g}" for name in shown})
-            due = time.perf_counter() - saved >= CHECKPOINT_SECONDS
-            if (run.step % CHECKPOINT_EVERY == 0 and due) or run.step == training.steps:
+            due = run.step == training.steps
+            if run.step % CHECKPOINT_EVERY == 0 and not due:
+                due = parallel.agreed(time.perf_counter() - saved >= CHECKPOINT_SECONDS)
+            if due:
                 saved = time.perf_counter()
                 run.seconds = saved - clock
                 run.check_weights(checkpoint)
-                run.save(checkpoint)
+                if parallel.rank() == 0:
+                    run.save(checkpoint)
     run.seconds = time.perf_counter() - clock
     run.vae.eval()
     return run

@@ -1,0 +1,98 @@
+"""What tests/test_parallel.py compares: run in one process, or in each of several by torchrun."""
+
+import sys
+from pathlib import Path
+
+import torch
+from test_training import EXTRAS, Killed, experiment, patterns, plain_float32
+from torch import nn
+
+from sos import evaluation, metrics, models, parallel, training
+from sos.networks import BatchNorm
+
+BATCH = 7  # not a multiple of two
+FREE = {"rank_entropy_target": None}
+CASES = {
+    "paper": experiment(batch=BATCH),
+    "extras": experiment(batch=BATCH, **EXTRAS),
+    "beta": experiment({"rank": 0, "diagonal": None}, FREE, batch=BATCH, warm_release=True),
+    "sparse": experiment(
+        {"rank": 0, "diagonal": None, "neighbourhood": 3}, FREE, batch=BATCH, warm_release=True
+    ),
+    "bare": experiment({"width": 0, "latent": 0}, batch=BATCH),
+}
+BROKEN, WHOLE = "extras", 12  # the case that is interrupted after its checkpoint, and its steps
+IMAGES = 130  # three batches, of which the last is smaller
+
+
+def normalised(count: int = BATCH) -> dict[str, torch.Tensor]:
+    """A batch normalisation forwards and backwards, and how it is in evaluation afterwards."""
+    stream = torch.Generator().manual_seed(0)
+    x, push = (torch.randn(count, 3, 4, 5, generator=stream) + 2 for _ in range(2))
+    layer = BatchNorm(3)
+    nn.init.normal_(layer.weight, generator=stream)
+    mine = parallel.share(x).clone().requires_grad_()
+    y = layer(mine)
+    (y * parallel.share(push)).sum().backward()
+    parallel.sum_gradients(layer.parameters())
+    result = {"y": torch.cat(parallel.gathered(y.detach()))}
+    result |= {"x_gradient": torch.cat(parallel.gathered(mine.grad))}
+    result |= {f"{name}_gradient": p.grad for name, p in layer.named_parameters()}
+    result |= {"later": layer.eval()(x).detach()} | layer.state_dict()
+    return result
+
+
+def trained(name: str, folder: Path) -> dict:
+    """History and weights of a training, and the multipliers that each process holds."""
+    run = training.train(CASES[name], patterns(), folder / name / "checkpoint.pt")
+    held = [run.kl.multiplier.item(), run.vae.state_dict()]
+    return {"history": run.history, "weights": held[1], "held": parallel.gathered(held)}
+
+
+def break_off(folder: Path) -> None:
+    """Leaves the checkpoint of a training that all processes end after step 7."""
+    original, calls = training.Run.optimise, iter(range(7))
+
+    def optimise(self, *args):
+        if next(calls, None) is None:
+            raise Killed
+        return original(self, *args)
+
+    training.Run.optimise = optimise
+    try:
+        trained(BROKEN, folder)
+    except Killed:
+        pass
+    finally:
+        training.Run.optimise = original
+
+
+def measured() -> dict:
+    """Feature statistics of generated images, an image's features being some of its pixels."""
+    features = lambda images: images.flatten(1)[:, ::37]  # noqa: E731
+    made = metrics.Extractor("pixels", 10, features, torch.device("cpu"), 16)
+    evaluation.extractor = lambda name: made
+    torch.manual_seed(0)
+    e = CASES["paper"]
+    vae = training.new_model(e.data, e.network).eval()
+    model = models.Model(e, vae, [], {}, Path())
+    images = evaluation.generated(model, IMAGES, "samples")
+    return vars(evaluation.statistics_of(images, IMAGES, "pixels"))
+
+
+def everything(folder: Path) -> dict:
+    result = {"normalised": normalised(), "measured": measured()}
+    result |= {name: trained(name, folder / "unbroken") for name in CASES}
+    if (folder / "broken" / BROKEN).exists():
+        result["resumed"] = trained(BROKEN, folder / "broken")
+    break_off(folder / "left")
+    return result
+
+
+if __name__ == "__main__":
+    plain_float32(setattr)
+    torch.set_num_threads(1)
+    with parallel.joined():
+        found = everything(Path(sys.argv[1]))
+        if parallel.rank() == 0:
+            torch.save(found, Path(sys.argv[1], "found.pt"))
