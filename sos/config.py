@@ -95,6 +95,7 @@ class Evaluation:
     images: int  # real images that a row of Table 1 is compared with
     generated: int | None = None  # images per row, as many as real ones unless given
     extractor: str = "efficientnet-lite0"  # or "inception", whose weights have to be at hand
+    png: bool = False  # write what is compared as files too, see `sos.evaluation.write_pngs`
 
 
 @dataclass(frozen=True)

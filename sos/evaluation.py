@@ -10,12 +10,14 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sos import datasets, metrics, parallel, paths
 from sos.config import Data, Evaluation
 from sos.low_rank_normal import LowRankNormal
 from sos.models import Model, machine
+from sos.progress import tqdm
 from sos.training import device, generator
 
 VERSION = 1  # bump when the same model no longer gives the same numbers
@@ -93,14 +95,49 @@ def generated(model: Model, count: int, kind: str) -> Iterator[Tensor]:
     Among several processes, this one's batches of them.
     """
     for start in starts(count):
-        stream = generator("evaluation", model.experiment.training.seed, start, device=device())
-        with torch.no_grad():
-            p = model.vae.decode(model.vae.prior(min(BATCH, count - start), stream))
-            scale = IMAGES[kind]
-            flat = p.mean
-            if scale:
-                flat = flat + scale * (p.rsample(generator=stream) - flat)
-        yield metrics.quantise(model.vae.images(flat)).cpu()
+        yield generated_batch(model, start, min(BATCH, count - start), kind)
+
+
+@torch.no_grad()
+def generated_batch(model: Model, start: int, size: int, kind: str) -> Tensor:
+    """Those of the generated images that begin at `start`."""
+    stream = generator("evaluation", model.experiment.training.seed, start, device=device())
+    p, scale = model.vae.decode(model.vae.prior(size, stream)), IMAGES[kind]
+    flat = p.mean
+    if scale:
+        flat = flat + scale * (p.rsample(generator=stream) - flat)
+    return metrics.quantise(model.vae.images(flat)).cpu()
+
+
+def kinds(model: Model) -> list[str]:
+    """What of IMAGES a model is measured by: half of white noise is white noise."""
+    network = model.experiment.network
+    return [k for k in IMAGES if k != "half_samples" or network.rank or network.neighbourhood]
+
+
+def write_pngs(model: Model, settings: Evaluation) -> None:
+    """The images behind the distances as <cache>/png/<model>/<kind>/<number>.png.
+
+    Real ones are the kind "real". Files that are there stay; so it goes on after an interruption.
+    """
+    stamp, data = stamp_of(model, settings), model.experiment.data
+    real = torch.from_numpy(datasets.load_split(data, "test").images)
+    counts = {kind: stamp.get("generated", stamp["images"]) for kind in kinds(model)}
+    for kind, count in (counts | {"real": stamp["images"]}).items():
+        folder = paths.CACHE / "png" / model.folder.name / kind
+        shown = tqdm(starts(count), desc=f"{model.experiment.name} {kind}", unit="batch")
+        for start in shown:
+            size = min(BATCH, count - start)
+            files = [folder / f"{number:06d}.png" for number in range(start, start + size)]
+            if all(file.exists() for file in files):
+                continue
+            made = real[start : start + size]
+            if kind in IMAGES:
+                made = generated_batch(model, start, size, kind)
+            for file, image in zip(files, made, strict=True):
+                with paths.replacing(file) as temporary:
+                    pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
+                    Image.fromarray(pixels).save(temporary, format="png")
 
 
 def load_or_measure(model: Model, settings: Evaluation) -> dict[str, float]:
@@ -152,10 +189,7 @@ def distances(model: Model, stamp: dict, extractor_name: str) -> dict[str, float
     data, result, count = model.experiment.data, {}, stamp["images"]
     made = stamp.get("generated", count)
     real = real_statistics(data, "test", count, extractor_name)
-    for kind in IMAGES:
-        network = model.experiment.network
-        if kind == "half_samples" and not (network.rank or network.neighbourhood):
-            continue  # half of white noise is white noise
+    for kind in kinds(model):
         fake = statistics_of(generated(model, made, kind), made, extractor_name)
         result[f"distance_{kind}"] = metrics.frechet_distance(fake, real)
     return result | {"distance_floor": floor(data, count, made, extractor_name)}

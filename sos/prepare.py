@@ -65,6 +65,8 @@ def prepare(
     try:
         model = models.load_or_train(experiment, weights, line=worker.line if worker else 0)
         evaluation.load_or_measure(model, settings)
+        if settings.png:
+            evaluation.write_pngs(model, settings)
     except Exception as error:
         if parallel.world_size() > 1:
             raise

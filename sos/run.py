@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sos import config, paths
@@ -116,6 +116,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "them")  # fmt: skip
     add("--skip-unreadable", action="store_true",
         help="leave out images that cannot be read, instead of stopping")  # fmt: skip
+    add("--png", action="store_true",
+        help="also write the images that Table 1 compares as files, in data/cache/png")  # fmt: skip
     add("--write", action="store_true",
         help="for maintainers: also renew the committed copies in notebooks/")  # fmt: skip
     chosen = parser.parse_args(argv)
@@ -220,7 +222,7 @@ def prepare_models(chosen: argparse.Namespace) -> dict[str, Exception]:
     from sos.prepare import prepare_all
 
     weights = "fresh" if chosen.fresh else chosen.weights
-    settings = config.PROFILES[chosen.profile].evaluation
+    settings = replace(config.PROFILES[chosen.profile].evaluation, png=chosen.png)
     return prepare_all(needed(chosen), weights, settings)
 
 
@@ -423,6 +425,8 @@ def print_summary(rows: list, chosen: argparse.Namespace) -> None:
             print(f"{notebook.name}: {state}")
     print(f"\nfigures and tables: {paths.FIGURES / chosen.profile}")
     print(f"executed notebooks: {paths.EXECUTED / chosen.profile}")
+    if chosen.png:
+        print(f"images of Table 1: {paths.CACHE / 'png'}")
 
 
 def map_of_notebooks() -> str:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torchvision.io import read_image
 
-from sos import evaluation, models, paths
-from sos.config import Data, Experiment, Network, Objective, Training
+from sos import datasets, evaluation, models, paths
+from sos.config import Data, Evaluation, Experiment, Network, Objective, Training
 from sos.vae import VAE
 
 
@@ -22,7 +23,7 @@ def sparse(tmp_path, monkeypatch):
         torch.nn.init.normal_(part.weight, std=0.2)
     torch.nn.init.constant_(vae.head.precision.bias, 0.5)
     experiment = Experiment("gray-dorta", data, network, Objective(3.0), Training(1, 0))
-    return models.Model(experiment, vae, [], {}, Path())
+    return models.Model(experiment, vae, [], {"weights_sha256": "0"}, Path())
 
 
 def test_sampled_variances_are_the_exact_ones_on_average(sparse, monkeypatch):
@@ -58,3 +59,22 @@ def test_local_and_global_tells_coarse_from_fine():
     assert found["fine_ratio"] == pytest.approx(4, rel=0.02)
     assert found["near_data"] > 0.95 > found["near_samples"] > 0.8
     assert found["far_data"] == pytest.approx(found["far_samples"], abs=0.1)
+
+
+def test_the_images_behind_the_distances_can_be_had_as_files(sparse, monkeypatch):
+    """Written, interrupted and written again; decoded they are what is compared."""
+    settings = Evaluation(images=3, generated=7)
+    monkeypatch.setattr(evaluation, "BATCH", 3)
+    folder = paths.CACHE / "png" / sparse.folder.name
+    evaluation.write_pngs(sparse, settings)
+    (folder / "samples" / "000005.png").unlink()
+    kept = (folder / "samples" / "000000.png").stat().st_mtime_ns
+    evaluation.write_pngs(sparse, settings)
+    assert (folder / "samples" / "000000.png").stat().st_mtime_ns == kept
+    for kind in ("means", "half_samples", "samples"):
+        compared = torch.cat(list(evaluation.generated(sparse, 7, kind)))
+        files = sorted((folder / kind).iterdir())
+        assert torch.equal(torch.stack([read_image(str(file)) for file in files]), compared)
+    test = datasets.load_split(sparse.experiment.data, "test").images[:3]
+    files = sorted((folder / "real").iterdir())
+    assert torch.equal(torch.stack([read_image(str(file)) for file in files]), torch.tensor(test))
