@@ -217,7 +217,7 @@ SOFT = {"entropy_damping": 0.2, "entropy_multiplier_rate": 0.005}
 PROFILES = {
     "smoke": _profile(
         "smoke",
-        Evaluation(images=100),
+        Evaluation(images=50),
         _pair(
             Data("faces", 32, 32, 3, train=200, validation=20, test=100),
             Network(width=4, latent=4, rank=5, head_width=16, **SMALL),

@@ -15,6 +15,7 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.linalg import lapack
 from torch import Tensor, nn
 
 from sos import paths
@@ -145,15 +146,17 @@ def _check_same_dim(a: FeatureStatistics, b: FeatureStatistics) -> None:
 
 
 def _covariance_factor(statistics: FeatureStatistics, argument: str) -> Tensor:
-    """A factor (dim, rank) with F F^T = covariance; rank < dim when there are few images."""
-    covariance = torch.from_numpy(statistics.covariance)
-    if not bool(torch.isfinite(covariance).all()) or not np.isfinite(statistics.mean).all():
+    """A factor (dim, rank) with F F^T = covariance; rank < dim when there are few images.
+
+    By a Cholesky factorisation with pivots, which ends where only rounding is left (Higham 2009).
+    """
+    covariance = statistics.covariance
+    if not np.isfinite(covariance).all() or not np.isfinite(statistics.mean).all():
         raise ValueError(f"{argument}: mean and covariance must be finite; recompute them")
-    values, vectors = torch.linalg.eigh(covariance)
-    # Rounding leaves the null space with eigenvalues of about eps * largest, whose square roots
-    # (1e-8) would add up over a thousand dimensions.
-    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
-    return vectors[:, kept] * values[kept].sqrt()
+    lower, order, rank, _ = lapack.dpstrf(covariance, lower=1)
+    factor = np.empty((len(covariance), rank))
+    factor[order - 1] = np.tril(lower)[:, :rank]
+    return torch.from_numpy(factor)
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
