@@ -54,9 +54,8 @@ def real_statistics(
         )
     mine = (images[start : start + BATCH] for start in starts(count))
     statistics = statistics_of(mine, count, extractor_name)
-    with parallel.first():
-        if parallel.rank() == 0:
-            statistics.save(file)
+    if parallel.rank() == 0:
+        statistics.save(file)
     return statistics
 
 

@@ -35,12 +35,14 @@ def prepare_all(
     # The longest trainings first, so that no core waits for long at the end.
     ordered = sorted(experiments, key=lambda experiment: -experiment.network.rank)
     jobs = min(len(ordered), cpu_count())
-    for experiment in ordered:  # images are made by all cores, before they part
-        with parallel.first():
-            if models.find(experiment, weights) is None:
-                datasets.load_split(experiment.data, "train")
-            datasets.load_split(experiment.data, "test")
-    if training.device().type == "cuda" or jobs < 2 or parallel.world_size() > 1:
+    alone, several = training.device().type == "cuda" or jobs < 2, parallel.world_size() > 1
+    if several or not alone:  # images are made by all cores, before they part
+        untrained = [e.data for e in ordered if models.find(e, weights) is None]
+        splits = [(data, "train") for data in untrained] + [(e.data, "test") for e in ordered]
+        for data, split in dict.fromkeys(splits):
+            with parallel.first():
+                datasets.load_split(data, split)
+    if several or alone:
         errors = [prepare(experiment, weights, settings) for experiment in ordered]
     else:
         tasks = (
