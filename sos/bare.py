@@ -69,12 +69,11 @@ class BareNormal(nn.Module):
         self, x: Tensor, noise: Tensor, mean_only: bool = False, span_gain: float = 0.0
     ) -> Terms:
         """The terms of equation 3 for images x (batch, C, H, W), of which the KL is zero."""
-        check_gain(span_gain, self.log_variance is not None)
+        learnt = self.log_variance is not None
+        check_gain(span_gain, learnt)
         p, x = self.distribution(mean_only), x.flatten(1)
         # One item with many values, so that P is read once.
-        log_prob, rank_entropy, variance = low_rank_terms(
-            p[None], x[:, None], span_gain, self.diagonal
-        )
+        log_prob, rank_entropy, variance = low_rank_terms(p[None], x[:, None], span_gain, learnt)
         error = (x - p.loc.detach()).square().mean()
         kl = log_prob.new_zeros(())
         return Terms(-log_prob.mean(), kl, rank_entropy.mean(), error, variance)

@@ -67,7 +67,7 @@ class Training:
     learning_rate: float = 1e-4  # Adam, default betas
     decay: bool = False  # after pre-training, a warm-up and a cosine decay to zero
     warm_release: bool = False  # after pre-training, start the covariance at its right size
-    # κ of `sos.vae.SpanGradient`, and of its counterpart for sparse factors in `VAE.terms`;
+    # κ of `LowRankNormal.log_prob_and_rank_entropy`, or of its counterpart in `VAE._sparse_terms`;
     # 0: the plain gradient, as the paper
     span_gain: float = 0.0
     # Mean predicted variance at which a training ends, its explosion being the result; None: what

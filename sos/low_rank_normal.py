@@ -164,11 +164,15 @@ class _RidgeAndRank(torch.autograd.Function):
     terms, stationary in a. dM/dr = 2 D^-1 e; dM/dP = -2 D^-1 e a^T; dM/dD = -(D^-1 e)^2;
     dH/dP = D^-1 P K^-1; dH/dd_i = -p_i^T K^-1 p_i / 2 d_i^2. There is no double backward.
 
+    With a gain k, for D = epsilon I, the gradients of loc and factor are multiplied by
+    (1 - k) I + k Sigma / epsilon. P^T D^-1 e = a and P^T D^-1 P K^-1 = I - K^-1, so that it takes
+    no more work: e becomes r - (1 - k) P a, and K^-1 becomes (1 - k) K^-1 + k I.
+
     value, loc (items, n, S); factor (items, R, S); diag (items, 1, 1) or (items, 1, S).
     """
 
     @staticmethod
-    def forward(ctx, value, loc, factor, diag):
+    def forward(ctx, value, loc, factor, diag, gain):
         gram, cross, square = _grams(value, loc, factor, diag)
         pixels = factor.shape[-1]
         root, half_logdet = _inverse_root(gram + _identity_like(gram))
@@ -179,6 +183,7 @@ class _RidgeAndRank(torch.autograd.Function):
         if not _capturing(square) and bool(cancelled.any()):
             outside = _residual_squares(value, loc, factor, diag, alpha)
         ctx.save_for_backward(value, loc, factor, diag, root, alpha)
+        ctx.gain = gain
         return outside + inside, half_logdet
 
     @staticmethod
@@ -186,17 +191,18 @@ class _RidgeAndRank(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph; once_differentiable would pass in silence
             raise RuntimeError("LowRankNormal.log_prob and rank_entropy differentiate only once")
         value, loc, factor, diag, root, alpha = ctx.saved_tensors
-        need_value, need_loc, need_factor, need_diag = ctx.needs_input_grad
+        need_value, need_loc, need_factor, need_diag, _ = ctx.needs_input_grad
         isotropic, rank, n = diag.shape[-1] == 1, factor.shape[1], value.shape[1]
         need_residual = need_value or need_loc
         together = need_residual and n <= rank  # with more values M's lower right part is a waste
         twice = 2 * grad_distance[..., None]  # g (items, n, 1)
         half = grad_entropy[:, None, None] / 2  # h (items, 1, 1)
         # [dP; dr] = D^-1 M [P; r], M = [[h K^-1 + a g a^T, -a g], [-g a^T, g]]
-        pull = twice * alpha
-        matrix = torch.cat([2 * half * (root @ root.mT) + alpha.mT @ pull, -pull.mT], -1)
+        kept, pull = 1 - ctx.gain, twice * alpha
+        inner = kept * (root @ root.mT) + ctx.gain * _identity_like(root)
+        matrix = torch.cat([2 * half * inner + kept * alpha.mT @ pull, -pull.mT], -1)
         if together:
-            lower = torch.cat([-pull, torch.diag_embed(twice[..., 0])], -1)
+            lower = torch.cat([-kept * pull, torch.diag_embed(twice[..., 0])], -1)
             matrix = torch.cat([matrix, lower], -2)
         if isotropic:
             matrix, twice = matrix / diag, twice / diag
@@ -216,12 +222,12 @@ class _RidgeAndRank(torch.autograd.Function):
                 place.of(grad_factor).copy_(product[:, :, :rank])
             if together:
                 place.of(grad_residual).copy_(product[:, :, rank:])
-            if need_diag or (need_residual and not together):
-                residual = _to_residual(block, alpha[at])
             if need_residual and not together:
                 scale = twice[at, None] if isotropic else twice[at, None] * inverse
-                place.of(grad_residual).copy_(residual * scale)
+                place.of(grad_residual).copy_(_to_residual(block, kept * alpha[at]) * scale)
             if need_diag:
+                left = ctx.gain if need_residual and not together else 1
+                residual = _to_residual(block, left * alpha[at])
                 leverage = (root[at, None].mT @ block[:, :, :rank]).square_().sum(-2, keepdim=True)
                 drop = grad_distance[at, None, None] @ residual.square() + half[at, None] * leverage
                 if isotropic:
@@ -233,6 +239,7 @@ class _RidgeAndRank(torch.autograd.Function):
             (-grad_residual if need_value else grad_residual.neg_()) if need_loc else None,
             grad_factor,
             grad_diag.to(diag.dtype) if need_diag else None,
+            None,
         )
 
 
@@ -400,7 +407,9 @@ class LowRankNormal(Distribution):
         items = self._factor.shape[:-2].numel()
         return self._factor.mT.reshape(items, self.rank, self.event_shape[0])
 
-    def _distance_and_rank(self, value: Tensor, loc: Tensor) -> tuple[Tensor, Tensor]:
+    def _distance_and_rank(
+        self, value: Tensor, loc: Tensor, gain: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """Mahalanobis distances (*sample, *batch) of value from loc, and rank entropies (*batch).
 
         A factor shared by the whole batch is one item with many values; otherwise each batch
@@ -420,19 +429,28 @@ class LowRankNormal(Distribution):
         value, loc = torch.broadcast_tensors(value, loc)
         lead, n = value.shape[:-1], value.shape[:-1].numel() // items
         value, loc = (x.reshape(n, items, pixels).transpose(0, 1) for x in (value, loc))
-        distance, entropy = _RidgeAndRank.apply(value, loc, factor, diag)
+        distance, entropy = _RidgeAndRank.apply(value, loc, factor, diag, gain)
         return distance.mT.reshape(lead), self._own(entropy, own)
 
     def _log_det_diag(self) -> Tensor:
         """log|D| in float64, broadcastable with the batch."""
         return self._diag.double().log().sum(-1) * (self.event_shape[0] / self._diag.shape[-1])
 
-    def log_prob_and_rank_entropy(self, value: Tensor) -> tuple[Tensor, Tensor]:
+    def log_prob_and_rank_entropy(
+        self, value: Tensor, span_gain: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
         """log p(value) and log|I + P^T D^-1 P| / 2 from one pass over P (eq. 3).
 
         value (*sample, *batch, S) -> (*sample, *batch) and (*batch), nats, float64. Differentiable
         once, in value, loc, cov_factor and cov_diag. Raises ValueError for a wrong value, and where
         condition() has fixed pixels.
+
+        A `span_gain` k multiplies the gradients of loc and cov_factor by (1 - k) I + k Sigma /
+        epsilon, for training with D = epsilon I: with epsilon = 1e-5 the gradient is e / epsilon
+        outside the span of P, but only about r / lambda inside it, a million times less, so that
+        Adam never learns the mean, nor the size of the components, inside the span. The matrix is
+        symmetric positive definite: stationary points stay where they are. k = 1 gives the natural
+        gradient of loc.
         """
         if value.dim() < 1 or value.shape[-1:] != self.event_shape:
             raise ValueError(
@@ -441,7 +459,12 @@ class LowRankNormal(Distribution):
             )
         if self._validate_args:
             _check_finite("value", value)
-        distance, rank_entropy = self._distance_and_rank(value, self.loc)
+        if span_gain and (self._diag.shape[-1] > 1 or value.requires_grad):
+            raise ValueError(
+                "span_gain needs D = epsilon I and a value without gradient; give cov_diag as one "
+                "number, detach the value, or leave span_gain at 0"
+            )
+        distance, rank_entropy = self._distance_and_rank(value, self.loc, span_gain)
         constant = self.event_shape[0] * LOG_2PI + self._log_det_diag()
         return -0.5 * (constant + distance) - rank_entropy, rank_entropy
 

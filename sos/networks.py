@@ -78,8 +78,8 @@ class Residual(nn.Module):
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(y)) + self.skip(x))
+        y = F.relu_(self.norm1(self.conv1(x)))
+        return F.relu_(self.norm2(self.conv2(y)).add_(self.skip(x)))
 
 
 class ResidualUp(nn.Module):
@@ -106,14 +106,14 @@ class ResidualUp(nn.Module):
             self.skip = nn.ConvTranspose2d(channels_in, channels_out, 1, 2, output_padding=extra)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(self.norm2(self.conv2(y)) + self.skip(x))
+        y = F.relu_(self.norm1(self.conv1(x)))
+        return F.relu_(self.norm2(self.conv2(y)).add_(self.skip(x)))
 
 
 def pointwise(channels_in: int, channels_out: int) -> nn.Sequential:
     """conv1x1 · BN · ReLU."""
     return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 1), BatchNorm(channels_out), nn.ReLU()
+        nn.Conv2d(channels_in, channels_out, 1), BatchNorm(channels_out), nn.ReLU(inplace=True)
     )
 
 
@@ -124,7 +124,9 @@ class Encoder(nn.Module):
         super().__init__()
         w = width
         self.trunk = nn.Sequential(
-            nn.Sequential(nn.Conv2d(channels, w, 3, padding=1), BatchNorm(w), nn.ReLU()),
+            nn.Sequential(
+                nn.Conv2d(channels, w, 3, padding=1), BatchNorm(w), nn.ReLU(inplace=True)
+            ),
             *(Residual(w, w), Residual(w, w)),
             *(Residual(w, 2 * w, stride=2), Residual(2 * w, 2 * w)),
             *(Residual(2 * w, 4 * w, stride=2), Residual(4 * w, 4 * w)),
@@ -203,8 +205,8 @@ class ObservationHead(nn.Module):
             loc = self.mean(features).flatten(1)  # (batch, S), channel-major
             if self.factor is None or mean_only:
                 factor = loc.new_zeros(batch, loc.shape[1], 0)
-            else:  # (batch, R·C, H, W) → (batch, R, S), seen as (batch, S, R) without a copy
-                factor = self.factor(features).contiguous().view(batch, self.rank, -1).mT
+            else:  # R-major, (batch, R, S), seen as (batch, S, R)
+                factor = _rows(self.factor, features).view(batch, self.rank, -1).mT
             if self.precision is not None and not mean_only:
                 local = self._sparse(features, loc)
                 return LowRankPlusSparseNormal(local, factor) if self.rank else local
@@ -217,7 +219,7 @@ class ObservationHead(nn.Module):
     def _sparse(self, features: Tensor, loc: Tensor) -> SparsePrecisionNormal:
         # Neighbours before channels, as the ranks of P. The ratios L_{k+f,k} / L_kk are minus the
         # weights with which value k is predicted from later ones: of order one at any noise level.
-        raw = self.precision(features).contiguous().view(len(loc), -1, loc.shape[1])
+        raw = _rows(self.precision, features).view(len(loc), -1, loc.shape[1])
         low, high = LOG_DIAG
         above_low, above_high = (F.softplus(raw[:, 0] - x, beta=4) for x in (low, high))
         log_diag = low + above_low - above_high
@@ -249,6 +251,12 @@ class ObservationHead(nn.Module):
     def start_variance_at(self, variance: Tensor) -> None:
         """Sets the bias of a learnt diagonal so that it starts at `variance`."""
         self.variance.bias.fill_(torch.log(torch.expm1(variance - DIAGONAL_FLOOR)))
+
+
+def _rows(head: nn.Conv2d, features: Tensor) -> Tensor:
+    """The 1x1 convolution, (batch, out, H·W), as a product: no copy out of channels_last."""
+    weight = head.weight.flatten(1).expand(len(features), -1, -1)
+    return torch.baddbmm(head.bias[:, None], weight, features.flatten(2))
 
 
 def _head(width: int, channels: int, bias: float) -> nn.Conv2d:

@@ -19,7 +19,7 @@ from sos.progress import tqdm
 from sos.sparse_precision_normal import neighbour_regression
 from sos.vae import VAE, Terms
 
-VERSION = 1  # bump when the same configuration no longer gives the same weights
+VERSION = 1  # bump when the same configuration gives other weights, beyond rounding
 LOG_EVERY = 10  # steps between rows of the history
 CHECKPOINT_EVERY = 100  # steps
 CHECKPOINT_SECONDS = 20.0  # at least between two of them: hundreds of megabytes at paper size
@@ -125,11 +125,12 @@ class Run:
         # A mean that starts at the data's colour need not travel there.
         self.vae.start_mean_at(some(images).float().mean((0, 2, 3)).to(where) / 255)
         self.vae.to(where, memory_format=self.format)
-        rate, options = training.learning_rate, {}
-        if where.type == "cuda":  # what a graph of the step can replay
+        rate, on_gpu = training.learning_rate, where.type == "cuda"
+        if on_gpu:  # what a graph of the step can replay
             rate = torch.tensor(rate, device=where)
-            options = {"fused": True, "capturable": True}
-        self.optimiser = torch.optim.Adam(self.vae.parameters(), rate, **options)
+        self.optimiser = torch.optim.Adam(
+            self.vae.parameters(), rate, fused=True, capturable=on_gpu
+        )
         self.graphs = {}  # {mean_only: captured step}, on a GPU
         self.kl = Constraint(
             objective.kl_target, objective.damping, objective.multiplier_rate, where

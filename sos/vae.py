@@ -25,13 +25,9 @@ class Terms:
 
 
 class SpanGradient(torch.autograd.Function):
-    """Identity whose backward pass multiplies the gradients of μ and P by I + (κ/ε) PPᵀ.
+    """Identity whose backward pass multiplies the gradients of μ and P by I + gain·PPᵀ.
 
-    With ε = 1e-5 the log-density's gradient is e/ε outside the span of P, but only about r/λ inside
-    it, a million times less: Adam then never learns the mean, nor the size of the components,
-    inside the span. The matrix is symmetric positive definite, so that stationary points stay
-    where they are; it is (1 - κ)I + κΣ/ε, from the plain gradient (κ = 0) to the natural one of
-    the mean (κ = 1).
+    The `span_gain` of `LowRankNormal.log_prob_and_rank_entropy`, for any density.
     """
 
     @staticmethod
@@ -59,18 +55,14 @@ def mean_variance(p: LowRankNormal) -> Tensor:
 
 
 def low_rank_terms(
-    p: LowRankNormal, x: Tensor, gain: float, fixed: float | None
+    p: LowRankNormal, x: Tensor, span_gain: float, learnt: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """log p(x|z), the entropy that training can move, and the mean variance, for flat images x.
 
-    p has a batch shape; without a factor, as in pre-training, `gain` (κ of `SpanGradient`) and
-    `fixed` (ε of D = εI, None for a learnt D) play no part.
+    p has a batch shape; `learnt` says whether its D is.
     """
-    if gain and p.rank:
-        loc, factor = SpanGradient.apply(p.loc, p.cov_factor, gain / fixed)
-        p = LowRankNormal(loc, factor, fixed, validate_args=False)
-    log_prob, entropy = p.log_prob_and_rank_entropy(x)
-    if fixed is None and p.rank:  # what a learnt D adds to the rank entropy
+    log_prob, entropy = p.log_prob_and_rank_entropy(x, span_gain)
+    if learnt and p.rank:  # what a learnt D adds to the rank entropy
         entropy = entropy + 0.5 * (p.cov_diag / DIAGONAL_FLOOR).log().sum(-1)
     return log_prob, entropy, mean_variance(p)
 
@@ -117,10 +109,11 @@ class VAE(nn.Module):
         """The terms of equation 3 for images x (batch, C, H, W), with z = m + s·noise."""
         mean, std = self.encode(x)
         observation = self.decode(mean + std * noise, mean_only)
-        check_gain(span_gain, self.head.variance is not None)
+        learnt = self.head.variance is not None
+        check_gain(span_gain, learnt)
         if isinstance(observation, LowRankNormal):
             log_prob, rank_entropy, variance = low_rank_terms(
-                observation, x.flatten(1), span_gain, self.head.diagonal
+                observation, x.flatten(1), span_gain, learnt
             )
         else:
             log_prob, rank_entropy = self._sparse_terms(observation, x.flatten(1), span_gain)

@@ -115,6 +115,34 @@ def test_gradients(name, sample_shape):
     assert torch.autograd.gradcheck(densities, inputs, fast_mode=p.batch_shape.numel() > 3)
 
 
+@pytest.mark.parametrize("gain", [0.1, 1.0])
+@pytest.mark.parametrize("sample_shape", [(), (5,)], ids=["one value", "more values than ranks"])
+@pytest.mark.parametrize("name", [
+    "number", "batch, number", "one number per item", "rank 0, number", "shared factor", "odd ones",
+])  # fmt: skip
+def test_a_span_gain_multiplies_gradients_by_the_dense_matrix(name, sample_shape, gain):
+    """(1 - k) I + k Sigma / epsilon for loc and P; no value changes, nor D's gradient."""
+    loc, factor, diag = make(name)
+    diag = torch.as_tensor(diag, dtype=torch.float64).reshape(-1, 1)
+    diag = diag[0] if diag.numel() == 1 else diag
+    leaves = [x.requires_grad_() for x in (loc, factor, diag)]
+    p = LowRankNormal(*leaves)
+    value = p.sample(sample_shape) + 1
+
+    def results(gain):
+        log_prob, entropy = p.log_prob_and_rank_entropy(value, gain)
+        loss = 0.7 * log_prob.sum() + 0.4 * entropy.sum()
+        return loss, *torch.autograd.grad(loss, leaves)
+
+    plain, gained = results(0.0), results(gain)
+    assert torch.equal(plain[0], gained[0])
+    identity = torch.eye(loc.shape[-1], dtype=torch.float64)
+    matrix = identity + gain / diag[..., None] * (factor @ factor.mT)
+    close(gained[1], (matrix @ plain[1][..., None])[..., 0])
+    close(gained[2], matrix @ plain[2])
+    close(gained[3], plain[3])
+
+
 def test_only_the_gradients_asked_for_and_in_the_factors_layout():
     loc, factor, diag = make("R-major", torch.float32)
     value = torch.randn(3, 6)
@@ -505,6 +533,9 @@ LOW = LowRankNormal(ZEROS, torch.ones(3, 6, 2), 1.0)
     ("batch shapes", lambda: LowRankNormal(ZEROS, torch.ones(4, 6, 2), 1.0)),
     ("value", lambda: LOW.log_prob(torch.zeros(3, 5))),
     ("value", lambda: LOW.log_prob(torch.full((3, 6), math.nan))),
+    ("span_gain", lambda: LowRankNormal(ZEROS, torch.ones(6, 2), torch.ones(6))
+     .log_prob_and_rank_entropy(ZEROS, 0.1)),
+    ("span_gain", lambda: LOW.log_prob_and_rank_entropy(ZEROS.clone().requires_grad_(), 0.1)),
     ("noise_factor", lambda: LOW.rsample_from(torch.zeros(3), torch.zeros(6))),
     ("noise_diag", lambda: LOW.rsample_from(torch.zeros(2), torch.zeros(5))),
     ("scales", lambda: LOW.scale_components(torch.ones(3))),
