@@ -157,9 +157,12 @@ def provenance(models: dict[str, Model]) -> dict:
 def machine() -> dict[str, str | int]:
     """What a result was computed on."""
     where = training.device()
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else platform.processor()
+    if where.type == "cuda":
+        name = torch.cuda.get_device_name(where)
+    else:  # what kernels the processor gets, AVX2 for instance, says more than what it is called
+        name = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
     return {
-        "device": name or platform.machine(),
+        "device": name,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "bfloat16": training.has_fast_bfloat16(where),
