@@ -206,6 +206,9 @@ class _RidgeAndRank(torch.autograd.Function):
             matrix = torch.cat([matrix, lower], -2)
         if isotropic:
             matrix, twice = matrix / diag, twice / diag
+        # What grad_residual leaves of P a in r; D's gradient takes that away too.
+        left = ctx.gain if need_residual and not together else 0.0
+        part, rest = (1 - left) * alpha, left * alpha
         grad_factor = torch.empty_like(factor) if need_factor else None
         grad_residual = torch.empty_like(value) if need_residual else None
         grad_diag = torch.zeros_like(diag, dtype=torch.float64) if need_diag else None
@@ -222,12 +225,14 @@ class _RidgeAndRank(torch.autograd.Function):
                 place.of(grad_factor).copy_(product[:, :, :rank])
             if together:
                 place.of(grad_residual).copy_(product[:, :, rank:])
+            if need_diag or (need_residual and not together):
+                residual = _to_residual(block, part[at])
             if need_residual and not together:
                 scale = twice[at, None] if isotropic else twice[at, None] * inverse
-                place.of(grad_residual).copy_(_to_residual(block, kept * alpha[at]) * scale)
+                place.of(grad_residual).copy_(residual * scale)
             if need_diag:
-                left = ctx.gain if need_residual and not together else 1
-                residual = _to_residual(block, left * alpha[at])
+                if left:
+                    _to_residual(block, rest[at])
                 leverage = (root[at, None].mT @ block[:, :, :rank]).square_().sum(-2, keepdim=True)
                 drop = grad_distance[at, None, None] @ residual.square() + half[at, None] * leverage
                 if isotropic:

@@ -65,7 +65,15 @@ class BatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(spread / (count - 1), self.momentum)
 
 
-class Residual(nn.Module):
+class ResidualBase(nn.Module):
+    """conv1 · BN · ReLU · conv2 · BN plus skip, then ReLU; sums and ReLUs in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu_(self.norm1(self.conv1(x)))
+        return F.relu_(self.norm2(self.conv2(y)).add_(self.skip(x)))
+
+
+class Residual(ResidualBase):
     """conv3x3 · BN · ReLU · conv3x3 · BN plus skip, then ReLU; the first convolution may stride."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1):
@@ -77,12 +85,8 @@ class Residual(nn.Module):
         same = channels_in == channels_out and stride == 1
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu_(self.norm1(self.conv1(x)))
-        return F.relu_(self.norm2(self.conv2(y)).add_(self.skip(x)))
 
-
-class ResidualUp(nn.Module):
+class ResidualUp(ResidualBase):
     """`Residual` whose first convolution is transposed, doubling the grid to exactly `size`.
 
     The paper's skip is a transposed 1x1 convolution of stride 2, which fills one pixel of four
@@ -104,10 +108,6 @@ class ResidualUp(nn.Module):
             self.skip = nn.Sequential(nn.Conv2d(channels_in, channels_out, 1), repeat)
         else:
             self.skip = nn.ConvTranspose2d(channels_in, channels_out, 1, 2, output_padding=extra)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = F.relu_(self.norm1(self.conv1(x)))
-        return F.relu_(self.norm2(self.conv2(y)).add_(self.skip(x)))
 
 
 def pointwise(channels_in: int, channels_out: int) -> nn.Sequential:
