@@ -42,7 +42,7 @@ def dense_conditional(p: LowRankNormal, painted: Tensor, colours: Tensor) -> Mul
     gain = torch.linalg.solve(covariance[painted][:, painted], covariance[painted]).T
     mean = p.mean + gain @ (colours - p.mean[painted])
     rest = covariance - gain @ covariance[painted]
-    jitter = 1e-14 * torch.eye(len(mean), dtype=torch.float64)
+    jitter = 1e-14 * torch.eye(len(mean), dtype=torch.float64, device=mean.device)
     return MultivariateNormal(mean, rest + jitter, validate_args=False)
 
 
