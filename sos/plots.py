@@ -18,7 +18,6 @@ from sos.models import Model
 
 STYLE = {
     "figure.dpi": 100,
-    "savefig.dpi": 150,
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -46,17 +45,32 @@ BARE = {
 WIDTH = 10.0  # inches
 SHOWN_DPI = 75  # in notebooks, whose size counts; the files have more
 PHOTO_DPI = 95
+FINE_DPI = 200  # of files with images of the paper's size: ten in a row keep their pixels
 GAP = 2  # white pixels between tiled images
 
 
 def save(figure: Figure, name: str, profile: str) -> Figure:
     """Writes figures/<profile>/<name>.png and .pdf, each whole or not at all, without dates."""
+    dpi = figure.dpi
+    if profile.startswith("paper"):
+        dpi = FINE_DPI
+        average_what_shrinks(figure, dpi)
     for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
         with paths.replacing(paths.FIGURES / profile / f"{name}.{suffix}") as temporary:
-            figure.savefig(temporary, format=suffix, metadata=metadata, bbox_inches="tight")
+            figure.savefig(
+                temporary, format=suffix, metadata=metadata, bbox_inches="tight", dpi=dpi
+            )
     plt.close(figure)  # the notebook shows the returned figure, once
     figure.set_dpi(SHOWN_DPI)
     return figure
+
+
+def average_what_shrinks(figure: Figure, dpi: float) -> None:
+    """Images with more pixels than the file gives them are averaged; others keep sharp pixels."""
+    figure.canvas.draw()  # places the axes
+    for image in (image for axes in figure.axes for image in axes.images):
+        if image.get_array().shape[1] * figure.dpi > image.get_window_extent().width * dpi:
+            image.set_interpolation("antialiased")
 
 
 def save_photo(figure: Figure, name: str, profile: str):

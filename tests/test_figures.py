@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 from matplotlib.testing.compare import ImageComparisonFailure, compare_images
 from PIL import Image
 
-from sos import paths
+from sos import paths, plots
 
 COMMITTED = paths.ROOT / "figures" / "demo"
 WHOLE = 2.0  # RMS over a whole figure, of 255
@@ -124,3 +125,17 @@ def test_hidden_files_and_pdf_are_ignored(pair):
     for name in (".figure.png.1.tmp", ".lock", "figure.pdf"):
         (pair[0] / name).write_bytes(b"")
     assert differences(*pair) == {}
+
+
+@pytest.mark.parametrize("profile", ["paper", "demo"])
+def test_images_of_the_papers_size_are_averaged_where_they_shrink(tmp_path, monkeypatch, profile):
+    """Stripes of one pixel, 5,000 of them on 2,000: skipping pixels leaves them black and white."""
+    monkeypatch.setattr(paths, "FIGURES", tmp_path)
+    figure, ax = plt.subplots(figsize=(10, 4))
+    ax.imshow(np.tile([0.0, 1.0], (2000, 2500)), "gray", interpolation="nearest")
+    ax.set_axis_off()
+    plots.save(figure, "stripes", profile)
+    pixels = np.asarray(Image.open(tmp_path / profile / "stripes.png").convert("L")) / 255
+    rows, columns = pixels.shape
+    inside = pixels[rows // 3 : rows // 2, columns // 3 : columns // 2]
+    assert np.ptp(inside) == 1 if profile == "demo" else np.ptp(inside) < 0.3
