@@ -93,7 +93,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--profile", choices=tuple(config.PROFILES), default="demo",
-        help="smoke: tiny; demo (default): two CPU cores; paper: the paper's network")  # fmt: skip
+        help="smoke: tiny; demo (default): two CPU cores; paper-simulated: the paper's network, "
+        "trained for minutes of a GPU; paper: its network and constants")  # fmt: skip
     add("--only", metavar="NN", action="append", default=[],
         help="this notebook alone, by its number; may be repeated")  # fmt: skip
     add("--weights", choices=("train", "shipped"), default="train",
