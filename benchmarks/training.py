@@ -4,8 +4,9 @@
 
 One run prints everything side by side, for the paper's network on a GPU, for the demo's on a CPU.
 Step: ours as `sos.training` runs it (bfloat16 trunk and channels_last where they pay, on a GPU a
-CUDA graph) and the plain one, float32 and eager with torch's LowRankMultivariateNormal, as the
-authors have it; torch's default lets its convolutions use TF32. Likelihood: log-density and rank
+CUDA graph; with --compile also its trunks by torch.compile, which nothing here uses) and the plain
+one, float32 and eager with torch's LowRankMultivariateNormal, as the authors have it: by torch's
+default, which lets its convolutions use TF32, and in true float32. Likelihood: log-density and rank
 entropy, forward and backward. Floors: floating-point operations of the step's convolutions and
 products over the measured rate of a large matrix product, and the bytes that the likelihood has to
 move (P is read twice, its gradient written once) over the measured bandwidth of a copy.
@@ -48,12 +49,16 @@ def experiment_of(size: str, rank: int) -> Experiment:
     )
 
 
-def step(experiment: Experiment, plain: bool) -> Callable:
-    """One optimiser step on images that stay in memory."""
+def step(experiment: Experiment, kind: str) -> Callable:
+    """One optimiser step on images that stay in memory: "ours", "compiled", "plain", "float32"."""
     data, where = experiment.data, training.device()
     size = (4 * experiment.training.batch, data.channels, data.height, data.width)
     images = torch.randint(0, 256, size, dtype=torch.uint8, device=where)
     run = training.Run(experiment, images, where)
+    if kind == "compiled":
+        run.vae.encoder.trunk.compile()
+        run.vae.decoder.trunk.compile()
+    plain = kind in ("plain", "float32")
     if plain:
         run.vae.to(memory_format=torch.contiguous_format)
         run.optimiser = torch.optim.Adam(run.vae.parameters(), experiment.training.learning_rate)
@@ -74,7 +79,11 @@ def step(experiment: Experiment, plain: bool) -> Callable:
         (nll + run.kl.penalty(kl) + run.rank_entropy.penalty(entropy)).backward()
         run.optimiser.step()
 
-    return theirs if plain else ours
+    def float32() -> None:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False):
+            theirs()
+
+    return {"plain": theirs, "float32": float32}.get(kind, ours)
 
 
 def likelihoods(experiment: Experiment) -> dict[str, Callable]:
@@ -161,18 +170,20 @@ def refusing(name: str, result: dict) -> Iterator[None]:
 
 
 def ratio(result: dict, above: str, below: str) -> float | None:
-    return result[above] / result[below] if above in result else None
+    return result[above] / result[below] if {above, below} <= result.keys() else None
 
 
-def measure(experiment: Experiment, repeats: int, flops: float, bandwidth: float) -> dict:
+def measure(
+    experiment: Experiment, repeats: int, flops: float, bandwidth: float, compiled: bool
+) -> dict:
     batch, data, where = experiment.training.batch, experiment.data, training.device()
     values = batch * data.channels * data.height * data.width * experiment.network.rank
     result: dict = {}
-    # One after the other, not in turns: both together need not fit the memory.
-    for name, plain in (("ours", False), ("plain", True)):
+    kinds = ["ours", "plain"] + ["float32"] * (where.type == "cuda") + ["compiled"] * compiled
+    for name in kinds:  # one after the other, not in turns: two need not fit the memory
         with graphs.stream(where), refusing(name, result):
-            call = step(experiment, plain)
-            if not plain:
+            call = step(experiment, name)
+            if name == "ours":
                 with FlopCounterMode(display=False) as counter:
                     call()
                 result["step_floor_ms"] = 1e3 * counter.get_total_flops() / flops
@@ -190,6 +201,7 @@ def measure(experiment: Experiment, repeats: int, flops: float, bandwidth: float
     return {
         **result,
         "step_ratio": ratio(result, "step_plain_ms", "step_ours_ms"),
+        "step_float32_ratio": ratio(result, "step_float32_ms", "step_ours_ms"),
         "likelihood_ratio": ratio(result, "likelihood_torch_ms", "likelihood_ms"),
         "likelihood_share": ratio(result, "likelihood_ms", "step_ours_ms"),
         "likelihood_floor_ms": 1e3 * 3 * 4 * values / bandwidth,
@@ -211,8 +223,9 @@ def extraction() -> dict[str, float | None]:
 
 def table(rows: dict) -> str:
     """Markdown: a line for each size and rank."""
-    header = ("size", "R", "step", "plain step", "ratio", "floor", "likelihood", "torch's", "ratio",
-              "share of step", "floor", "samples/s", "condition", "GiB", "plain GiB")  # fmt: skip
+    header = ("size", "R", "step", "compiled", "plain step", "ratio", "float32 step", "floor",
+              "likelihood", "torch's", "ratio", "share of step", "floor", "samples/s", "condition",
+              "GiB", "plain GiB")  # fmt: skip
     lines = [header, ["---"] * len(header)]
 
     def shown(n: dict, key: str, form: str, unit: str = "") -> str:
@@ -221,7 +234,8 @@ def table(rows: dict) -> str:
     for name, n in rows.items():
         lines.append((
             *name.rsplit(" R", 1), shown(n, "step_ours_ms", ".3g", " ms"),
-            shown(n, "step_plain_ms", ".3g", " ms"), shown(n, "step_ratio", ".2f"),
+            shown(n, "step_compiled_ms", ".3g", " ms"), shown(n, "step_plain_ms", ".3g", " ms"),
+            shown(n, "step_ratio", ".2f"), shown(n, "step_float32_ms", ".3g", " ms"),
             shown(n, "step_floor_ms", ".2g", " ms"), shown(n, "likelihood_ms", ".3g", " ms"),
             shown(n, "likelihood_torch_ms", ".3g", " ms"), shown(n, "likelihood_ratio", ".1f"),
             shown(n, "likelihood_share", ".1%"), shown(n, "likelihood_floor_ms", ".2g", " ms"),
@@ -239,6 +253,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", default=SIZES[kind], help="height x width x channels")
     parser.add_argument("--ranks", nargs="+", type=int, default=RANKS[kind])
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--compile", action="store_true", help="a minute more for each row")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_args()
     flops, bandwidth = rates()
@@ -254,8 +269,9 @@ def main() -> None:
         for rank in args.ranks:
             experiment = experiment_of(size, rank)
             content["batch"] = experiment.training.batch
-            content["rows"][f"{size} R{rank}"] = measure(experiment, args.repeats, flops, bandwidth)
-            print(table({f"{size} R{rank}": content["rows"][f"{size} R{rank}"]}).splitlines()[-1])
+            row = measure(experiment, args.repeats, flops, bandwidth, args.compile)
+            content["rows"][f"{size} R{rank}"] = row
+            print(table({f"{size} R{rank}": row}).splitlines()[-1], flush=True)
             if args.json:
                 args.json.write_text(json.dumps(content, indent=1) + "\n")
     row = content["rows"].get("218x178x3 R25")
