@@ -255,6 +255,7 @@ def work(chosen: argparse.Namespace) -> int:
 def print_plan(chosen: argparse.Namespace, notebooks: list[Notebook], experiments: list) -> None:
     """What is at hand, what will be made, and how long that took where it was last measured."""
     from sos import datasets, models
+    from sos.training import device
 
     print(f"profile {chosen.profile}, figures to {paths.FIGURES / chosen.profile}")
     known = 0.0
@@ -278,6 +279,8 @@ def print_plan(chosen: argparse.Namespace, notebooks: list[Notebook], experiment
     for notebook in notebooks:
         current = not chosen.fresh and is_current(notebook, chosen, experiments)
         print(f"  notebook  {notebook.name:<24}", "up to date" if current else "to execute")
+    if to_train and chosen.profile.startswith("paper") and device().type == "cpu":
+        print("  no GPU    a step of the paper's network takes about two minutes on two CPU cores")
     if known:
         print(f"training to do: about {clock(known)} on a machine like the one of the record")
     print(flush=True)

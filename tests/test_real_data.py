@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow
 import pytest
 import scipy.ndimage
+import torch
 from PIL import Image
 from pyarrow import parquet
 
-from sos import config, datasets, paths, run
+from sos import config, datasets, paths, run, training
 from sos.config import Data
 from sos.datasets import biobank, celeba
 
@@ -300,6 +301,15 @@ def test_paper_profile_asks_for_data(monkeypatch, tmp_path, capsys):
     assert str(tmp_path / "celeba") in told and "--data simulated" in told
     chosen = run.arguments(["--profile", "paper", "--data", "simulated"])
     assert run.images(chosen) is None
+
+
+@pytest.mark.parametrize("profile", ["paper", "paper-simulated", "demo"])
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_the_plan_warns_of_the_papers_network_on_a_cpu(profile, kind, monkeypatch, capsys):
+    monkeypatch.setattr(training, "device", lambda: torch.device(kind))
+    chosen = run.arguments(["--profile", profile, "--data", "simulated", "--only", "03"])
+    run.print_plan(chosen, run.chosen_notebooks(chosen), run.needed(chosen))
+    assert ("no GPU" in capsys.readouterr().out) == (profile != "demo" and kind == "cpu")
 
 
 @pytest.mark.parametrize(
