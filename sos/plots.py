@@ -230,7 +230,8 @@ def traces(models: dict[str, Model]) -> Figure:
             ax.set_ylabel(label)
         highest = max(model.experiment.objective.kl_target for model in models.values())
         axes[0, 0].set_ylim(0, 2.5 * highest)
-        axes[0, 0].legend(fontsize=8, ncols=2)
+        named = axes[0, 0].get_legend_handles_labels()
+        figure.legend(*named, fontsize=8, ncols=len(models), loc="outside upper center")
         axes[1, 0].set_yscale("symlog", linthresh=10)
         axes[1, 0].set_ylim(bottom=0)
         for ax in axes[1]:
