@@ -45,7 +45,7 @@ BARE = {
 WIDTH = 10.0  # inches
 SHOWN_DPI = 75  # in notebooks, whose size counts; the files have more
 PHOTO_DPI = 95
-FINE_DPI = 200  # of files with images of the paper's size: ten in a row keep their pixels
+FINE_DPI = 200  # of files with images of the paper's size
 GAP = 2  # white pixels between tiled images
 
 
@@ -67,7 +67,7 @@ def save(figure: Figure, name: str, profile: str) -> Figure:
 
 def average_what_shrinks(figure: Figure, dpi: float) -> None:
     """Images with more pixels than the file gives them are averaged; others keep sharp pixels."""
-    figure.canvas.draw()  # places the axes
+    figure.draw_without_rendering()  # places the axes
     for image in (image for axes in figure.axes for image in axes.images):
         if image.get_array().shape[1] * figure.dpi > image.get_window_extent().width * dpi:
             image.set_interpolation("antialiased")

@@ -279,11 +279,16 @@ def print_plan(chosen: argparse.Namespace, notebooks: list[Notebook], experiment
     for notebook in notebooks:
         current = not chosen.fresh and is_current(notebook, chosen, experiments)
         print(f"  notebook  {notebook.name:<24}", "up to date" if current else "to execute")
-    if to_train and chosen.profile.startswith("paper") and device().type == "cpu":
+    if device().type == "cpu" and any(map(needs_gpu, to_train)):
         print("  no GPU    a step of the paper's network takes about two minutes on two CPU cores")
     if known:
         print(f"training to do: about {clock(known)} on a machine like the one of the record")
     print(flush=True)
+
+
+def needs_gpu(experiment: config.Experiment) -> bool:
+    """Whether the network is the paper's, at its image sizes: 64 channels of 40,000 pixels."""
+    return experiment.network.width * experiment.data.height * experiment.data.width > 2_000_000
 
 
 def clock(seconds: float) -> str:

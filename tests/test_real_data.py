@@ -312,6 +312,16 @@ def test_the_plan_warns_of_the_papers_network_on_a_cpu(profile, kind, monkeypatc
     assert ("no GPU" in capsys.readouterr().out) == (profile != "demo" and kind == "cpu")
 
 
+def test_the_plan_has_no_such_warning_where_no_large_network_is_trained(monkeypatch, capsys):
+    """Notebook 06 has no network, and the gray images of notebook 02 are small."""
+    monkeypatch.setattr(training, "device", lambda: torch.device("cpu"))
+    words = ["--profile", "paper", "--data", "simulated", "--only", "02", "--only", "06"]
+    chosen = run.arguments(words)
+    run.print_plan(chosen, run.chosen_notebooks(chosen), run.needed(chosen))
+    told = capsys.readouterr().out
+    assert "to train" in told and "no GPU" not in told
+
+
 @pytest.mark.parametrize(
     "words, reason",
     [
