@@ -308,7 +308,7 @@ PROFILES = {
             Data("brains", 233, 197, 1, train=5000, validation=500, test=2000),
             Network(**SMALL),
             Objective(kl_target=12.0, rank_entropy_target="ppca", **LARGE_BRAINS, **SOFT),
-            Training(steps=1250, pretraining=400, kl_warmup=100, learning_rate=5e-4, **SHORT),
+            Training(steps=1500, pretraining=450, kl_warmup=200, learning_rate=3e-4, **SHORT),
         ),
         _gray(
             Data("faces", 64, 64, 1, train=5000, validation=500, test=2000),
