@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 from timing import medians, synchronise
+from torch import nn
 from torch.distributions import LowRankMultivariateNormal
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -60,6 +61,9 @@ def step(experiment: Experiment, kind: str) -> Callable:
         run.vae.decoder.trunk.compile()
     plain = kind in ("plain", "float32")
     if plain:
+        for module in run.vae.modules():  # theirs have biases, which a normalisation takes away
+            if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.bias is None:
+                module.bias = nn.Parameter(torch.zeros(module.out_channels, device=where))
         run.vae.to(memory_format=torch.contiguous_format)
         run.optimiser = torch.optim.Adam(run.vae.parameters(), experiment.training.learning_rate)
     run.vae.train()

@@ -65,6 +65,33 @@ class BatchNorm(nn.BatchNorm2d):
         self.running_var.lerp_(spread / (count - 1), self.momentum)
 
 
+# What comes before which normalisation, in `ResidualBase` and in `plain`.
+NORMALISED = {"norm1": "conv1", "norm2": "conv2", "1": "0"}
+
+
+def unbiased(convolution: nn.Conv2d | nn.ConvTranspose2d) -> nn.Conv2d | nn.ConvTranspose2d:
+    """The convolution without its bias, which the normalisation that follows takes away again.
+
+    Its gradient is zero but for rounding. Of a step of 43.7 ms on an H200, at 218x178x3, adding all
+    biases and summing their gradients took 7.7 ms. Made with one all the same, so that the other
+    weights start as they always have.
+    """
+    convolution.register_parameter("bias", None)
+    return convolution
+
+
+def without_biases(module: nn.Module, state: dict, *_) -> None:
+    """Takes from a state what `unbiased` leaves out: there are released weights that have it.
+
+    The running mean of x + bias less the bias is that of x.
+    """
+    for name in [name for name in state if name.endswith(".running_mean")]:
+        *path, norm, _ = name.split(".")
+        bias = state.pop(".".join((*path, NORMALISED[norm], "bias")), None)
+        if bias is not None:
+            state[name] = state[name] - bias.to(state[name].dtype)
+
+
 class ResidualBase(nn.Module):
     """conv1 · BN · ReLU · conv2 · BN plus skip, then ReLU; sums and ReLUs in place."""
 
@@ -78,9 +105,9 @@ class Residual(ResidualBase):
 
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1)
+        self.conv1 = unbiased(nn.Conv2d(channels_in, channels_out, 3, stride, padding=1))
         self.norm1 = BatchNorm(channels_out)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.conv2 = unbiased(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.norm2 = BatchNorm(channels_out)
         same = channels_in == channels_out and stride == 1
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, stride)
@@ -99,9 +126,10 @@ class ResidualUp(ResidualBase):
         super().__init__()
         # A transposed convolution of stride 2 gives 2n - 1 rows; the padding supplies the rest.
         extra = (size[0] - (2 * source[0] - 1), size[1] - (2 * source[1] - 1))
-        self.conv1 = nn.ConvTranspose2d(channels_in, channels_out, 3, 2, 1, output_padding=extra)
+        transposed = nn.ConvTranspose2d(channels_in, channels_out, 3, 2, 1, output_padding=extra)
+        self.conv1 = unbiased(transposed)
         self.norm1 = BatchNorm(channels_out)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.conv2 = unbiased(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         self.norm2 = BatchNorm(channels_out)
         if smooth:
             repeat = nn.Upsample(size, mode="nearest")
@@ -110,11 +138,10 @@ class ResidualUp(ResidualBase):
             self.skip = nn.ConvTranspose2d(channels_in, channels_out, 1, 2, output_padding=extra)
 
 
-def pointwise(channels_in: int, channels_out: int) -> nn.Sequential:
-    """conv1x1 · BN · ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, 1), BatchNorm(channels_out), nn.ReLU(inplace=True)
-    )
+def plain(channels_in: int, channels_out: int, kernel: int) -> nn.Sequential:
+    """Convolution · BN · ReLU."""
+    convolution = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
+    return nn.Sequential(unbiased(convolution), BatchNorm(channels_out), nn.ReLU(inplace=True))
 
 
 class Encoder(nn.Module):
@@ -124,14 +151,12 @@ class Encoder(nn.Module):
         super().__init__()
         w = width
         self.trunk = nn.Sequential(
-            nn.Sequential(
-                nn.Conv2d(channels, w, 3, padding=1), BatchNorm(w), nn.ReLU(inplace=True)
-            ),
+            plain(channels, w, 3),
             *(Residual(w, w), Residual(w, w)),
             *(Residual(w, 2 * w, stride=2), Residual(2 * w, 2 * w)),
             *(Residual(2 * w, 4 * w, stride=2), Residual(4 * w, 4 * w)),
             *(Residual(4 * w, 8 * w, stride=2), Residual(8 * w, 8 * w)),
-            pointwise(8 * w, 8 * w),
+            plain(8 * w, 8 * w, 1),
             nn.AdaptiveMaxPool2d(1),
             nn.Flatten(),
         )
@@ -162,12 +187,12 @@ class Decoder(nn.Module):
         constant = TEMPLATE_STD * torch.randn(latent, *eighth)
         self.template = nn.Parameter(constant) if network.template else None
         self.trunk = nn.Sequential(
-            pointwise(latent, 8 * w),
+            plain(latent, 8 * w, 1),
             Residual(8 * w, 8 * w),
             *(ResidualUp(8 * w, 4 * w, eighth, quarter, smooth), Residual(4 * w, 4 * w)),
             *(ResidualUp(4 * w, 2 * w, quarter, half, smooth), Residual(2 * w, 2 * w)),
             *(ResidualUp(2 * w, w, half, full, smooth), Residual(w, w), Residual(w, w)),
-            pointwise(w, network.head_width or w),
+            plain(w, network.head_width or w, 1),
         )
 
     def forward(self, z: Tensor) -> Tensor:

@@ -163,8 +163,13 @@ class Run:
 
     def restore(self, file: Path) -> None:
         saved = torch.load(file, map_location=self.kl.multiplier.device, weights_only=True)
-        self.vae.load_state_dict(saved["vae"])
         ours = self.optimiser.param_groups[0]
+        if len(saved["optimiser"]["param_groups"][0]["params"]) != len(ours["params"]):
+            raise ValueError(
+                f"{file} is a training that an older version began, with other parameters: go on "
+                f"with that version, or delete the file to train from the start"
+            )
+        self.vae.load_state_dict(saved["vae"])
         options = {name: ours[name] for name in ("lr", "fused", "capturable")}
         self.optimiser.load_state_dict(saved["optimiser"])
         self.optimiser.param_groups[0].update(options)  # it may come from another kind of device

@@ -51,7 +51,34 @@ def randomised(vae):
     [((218, 178, 3), 31_039_054), ((233, 197, 1), 32_771_226), ((64, 64, 1), 21_531_802)],
 )
 def test_parameter_counts_are_the_papers(size, count):
-    assert parameters(paper_model(*size)) == count
+    """With the biases before normalisations, which the paper counts: one for each channel."""
+    vae = paper_model(*size)
+    normalised = [m for m in vae.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert parameters(vae) + sum(norm.num_features for norm in normalised) == count
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_weights_with_biases_before_normalisations_stay_what_they_are(variant):
+    """Released weights have them; torch's own convolutions add them here."""
+    old, new = model(9, 7, 3, **variant), model(9, 7, 3, **variant)
+    plain = {"conv1", "conv2", "0"}  # names of convolutions before a normalisation
+    convolutions = torch.nn.Conv2d, torch.nn.ConvTranspose2d
+    for name, module in old.named_modules():
+        normalised = name.rpartition(".")[2] in plain and "skip" not in name
+        if isinstance(module, convolutions) and normalised:
+            assert module.bias is None, name
+            module.bias = torch.nn.Parameter(torch.randn(module.out_channels))
+    randomised(old)
+    state = old.state_dict()
+    before = {name: value.clone() for name, value in state.items()}
+    new.load_state_dict(state)
+    assert state.keys() == before.keys() > new.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in before.items())
+    x, z = torch.rand(2, 3, 9, 7), torch.randn(2, old.latent)
+    with torch.no_grad():
+        codes, p, q = (new.encode(x), old.encode(x)), new.decode(z), old.decode(z)
+    for ours, theirs in (codes, (p.loc, q.loc), (p.cov_factor, q.cov_factor)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -400,6 +400,15 @@ def test_resuming_starts_at_the_last_checkpoint(tmp_path, monkeypatch):
         train(experiment(), tmp_path)
 
 
+def test_a_checkpoint_with_other_parameters_is_refused_by_name(tmp_path):
+    train(experiment(), tmp_path)
+    saved = torch.load(checkpoint(tmp_path), weights_only=True)
+    saved["optimiser"]["param_groups"][0]["params"].append(10**6)
+    torch.save(saved, checkpoint(tmp_path))
+    with pytest.raises(ValueError, match="checkpoint.pt is a training that an older version began"):
+        train(experiment(), tmp_path)
+
+
 def test_a_finished_run_takes_no_further_step(tmp_path, monkeypatch):
     finished = train(experiment(), tmp_path)
     fail_at(monkeypatch, 0, interrupt)
