@@ -278,10 +278,34 @@ class ObservationHead(nn.Module):
         self.variance.bias.fill_(torch.log(torch.expm1(variance - DIAGONAL_FLOOR)))
 
 
+class Rows(torch.autograd.Function):
+    """W f + b for features f (batch, H·W, width): (batch, out, H·W), without a copy of either.
+
+    The gradient of f lies in memory as f does, other than torch's own: the backward pass of what
+    comes before is several times as fast where its operands lie alike.
+    """
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, bias: Tensor, features: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, features)
+        weights = weight.expand(len(features), -1, -1)
+        return torch.baddbmm(bias[:, None], weights, features.mT)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        weight, features = ctx.saved_tensors
+        weights = weight.expand(len(features), -1, -1)
+        if features.is_contiguous():  # channels_last
+            grad_features = torch.bmm(grad.mT, weights)
+        else:
+            grad_features = torch.bmm(weights.mT, grad).mT
+        return (grad @ features).sum(0), grad.sum((0, 2)), grad_features
+
+
 def _rows(head: nn.Conv2d, features: Tensor) -> Tensor:
-    """The 1x1 convolution, (batch, out, H·W), as a product: no copy out of channels_last."""
-    weight = head.weight.flatten(1).expand(len(features), -1, -1)
-    return torch.baddbmm(head.bias[:, None], weight, features.flatten(2))
+    """The 1x1 convolution of features (batch, width, H, W), as (batch, out, H·W)."""
+    flat = features.permute(0, 2, 3, 1).flatten(1, 2)  # a view, where they are channels_last
+    return Rows.apply(head.weight.flatten(1), head.bias, flat)
 
 
 def _head(width: int, channels: int, bias: float) -> nn.Conv2d:

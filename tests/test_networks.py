@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sos import networks
 from sos.config import Data, Network
 from sos.networks import DIAGONAL_FLOOR, Residual, ResidualUp, pyramid
 from sos.sparse_precision_normal import SparsePrecisionNormal
@@ -113,6 +114,23 @@ def test_the_rank_costs_one_pointwise_convolution():
     width, channels = 4, 3
     counts = [parameters(model(9, 8, channels, width=width, rank=rank)) for rank in range(4)]
     assert set(np.diff(counts)) == {channels * (width + 1)}
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_rows_are_the_convolution_and_their_gradient_lies_as_the_features(layout):
+    generator = torch.Generator().manual_seed(0)
+    options = {"generator": generator, "dtype": torch.float64}
+    features = torch.randn(2, 5, 4, 3, **options).contiguous(memory_format=layout)
+    head = torch.nn.Conv2d(5, 6, 1).double()
+    weights = torch.randn(2, 6, 4, 3, **options)
+    results = []
+    for rows in (lambda f: networks._rows(head, f).view(2, 6, 4, 3), head):
+        leaf = features.clone().requires_grad_()
+        y = rows(leaf)
+        gradients = torch.autograd.grad((weights * y).sum(), (leaf, head.weight, head.bias))
+        results.append((y.detach(), *gradients))
+    torch.testing.assert_close(*results)
+    assert results[0][1].stride() == features.stride()
 
 
 # ---------------------------------------------------------------------------- shapes
