@@ -162,6 +162,7 @@ class Encoder(nn.Module):
         )
         self.mean = nn.Linear(8 * w, latent)
         self.variance = nn.Linear(8 * w, latent)
+        self.register_load_state_dict_pre_hook(without_biases)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         features = self.trunk(x).float()
@@ -194,6 +195,7 @@ class Decoder(nn.Module):
             *(ResidualUp(2 * w, w, half, full, smooth), Residual(w, w), Residual(w, w)),
             plain(w, network.head_width or w, 1),
         )
+        self.register_load_state_dict_pre_hook(without_biases)
 
     def forward(self, z: Tensor) -> Tensor:
         grid = self.grid(z[..., None, None])
@@ -295,7 +297,7 @@ class Rows(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         weight, features = ctx.saved_tensors
         weights = weight.expand(len(features), -1, -1)
-        if features.is_contiguous():  # channels_last
+        if features.is_contiguous():
             grad_features = torch.bmm(grad.mT, weights)
         else:
             grad_features = torch.bmm(weights.mT, grad).mT
@@ -304,7 +306,7 @@ class Rows(torch.autograd.Function):
 
 def _rows(head: nn.Conv2d, features: Tensor) -> Tensor:
     """The 1x1 convolution of features (batch, width, H, W), as (batch, out, H·W)."""
-    flat = features.permute(0, 2, 3, 1).flatten(1, 2)  # a view, where they are channels_last
+    flat = features.permute(0, 2, 3, 1).flatten(1, 2)  # a view; contiguous if channels_last
     return Rows.apply(head.weight.flatten(1), head.bias, flat)
 
 

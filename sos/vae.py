@@ -7,14 +7,7 @@ from torch import Tensor, nn
 
 from sos.config import Data, Network
 from sos.low_rank_normal import LowRankNormal
-from sos.networks import (
-    DIAGONAL_FLOOR,
-    Decoder,
-    Encoder,
-    Observation,
-    ObservationHead,
-    without_biases,
-)
+from sos.networks import DIAGONAL_FLOOR, Decoder, Encoder, Observation, ObservationHead
 from sos.sparse_precision_normal import LowRankPlusSparseNormal, SparsePrecisionNormal
 
 
@@ -91,7 +84,6 @@ class VAE(nn.Module):
         self.encoder = Encoder(data.channels, network.width, network.latent)
         self.decoder = Decoder(data.height, data.width, network)
         self.head = ObservationHead(data.channels, network)
-        self.register_load_state_dict_pre_hook(without_biases)
 
     @torch.no_grad()
     def start_mean_at(self, colour: Tensor) -> None:
