@@ -23,8 +23,9 @@ __all__ = ["LowRankNormal", "PrincipalComponents", "slerp"]
 
 LOG_2PI = math.log(2 * math.pi)
 UNIT = torch.finfo(torch.float64).eps
-CPU_BLOCK, CPU_WIDTH = 2**21, 4096  # float64 numbers per block, pixels per chunk: a core's L2 cache
-GPU_BLOCK, GPU_WIDTH = 2**26, 1024  # few large blocks: what counts is the number of launches
+CPU_BLOCK = 2**19  # float64 numbers per block: two of 4 MB stay in the L3 cache
+GPU_BLOCK = 2**26  # few large blocks: what counts is the number of launches
+WIDTH = 1024  # pixels per chunk: one Gram matrix of all would keep few cores busy
 PADDING = 8  # keeps the rows of a block from falling on the same cache sets
 
 
@@ -37,30 +38,30 @@ class PrincipalComponents(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a block lies: some items, and some pixels cut into chunks of equal width."""
+    """Where a block lies: some items, and some of their pixels, a whole number of chunks."""
 
     items: slice
     pixels: slice
-    width: int
+    width: int  # of a chunk
 
     def of(self, x: Tensor) -> Tensor:
-        """The block's view of x: (items, rows, S) -> (depth, chunks, rows, width)."""
-        return x[self.items, :, self.pixels].unflatten(-1, (-1, self.width)).transpose(1, 2)
+        """The block's view of x: (items, rows, S) -> (depth, rows, length)."""
+        return x[self.items, :, self.pixels]
 
 
 def _places(items: int, rows: int, pixels: int, on_cpu: bool) -> Iterator[Place]:
-    """Cut (items, rows, pixels) into blocks: several items, or several chunks of one item."""
-    budget, width = (CPU_BLOCK, CPU_WIDTH) if on_cpu else (GPU_BLOCK, GPU_WIDTH)
+    """Cut (items, rows, pixels) into blocks: several items, or a stretch of one; then the rests."""
+    budget = CPU_BLOCK if on_cpu else GPU_BLOCK
     if on_cpu:
         budget = min(budget, max(2**16, items * rows * pixels // 10))  # two: 0.4 copies of P
-    width = max(1, min(pixels, math.ceil(pixels / math.ceil(pixels / width) / 8) * 8))
+    width = max(1, min(pixels, math.ceil(pixels / math.ceil(pixels / WIDTH) / 8) * 8))
     whole = pixels // width * width
     depth = max(1, budget // max(1, rows * whole))
-    chunks = whole // width if depth > 1 else max(1, budget // (rows * width))
+    length = whole if depth > 1 else max(1, budget // (rows * width)) * width
     for first in range(0, items, depth):
         item = slice(first, min(first + depth, items))
-        for start in range(0, whole, chunks * width):
-            yield Place(item, slice(start, min(start + chunks * width, whole)), width)
+        for start in range(0, whole, length):
+            yield Place(item, slice(start, min(start + length, whole)), width)
         if whole < pixels:
             yield Place(item, slice(whole, pixels), pixels - whole)
 
@@ -68,21 +69,22 @@ def _places(items: int, rows: int, pixels: int, on_cpu: bool) -> Iterator[Place]
 def _float64_blocks(
     factor: Tensor, value: Tensor | None = None, loc: Tensor | None = None
 ) -> Iterator[tuple[Place, Tensor, Tensor]]:
-    """Yield (place, [P; r], scratch) in float64, r = value - loc: (depth, chunks, R + n, width)."""
+    """Yield (place, [P; r], scratch) in float64, r = value - loc: (depth, R + n, length)."""
     items, rank, pixels = factor.shape
     rows = rank + (0 if value is None else value.shape[1])
     pair = factor.new_empty(2, 0, dtype=torch.float64)
     for place in _places(items, max(1, rows), pixels, factor.device.type == "cpu"):
-        depth, width = place.items.stop - place.items.start, place.width
-        chunks = (place.pixels.stop - place.pixels.start) // width
-        padded = (depth, chunks, rows, width + PADDING)
-        if pair.shape[1] < math.prod(padded):
-            pair = factor.new_empty(2, math.prod(padded), dtype=torch.float64)
-        block, scratch = pair[:, : math.prod(padded)].view(2, *padded)[..., :width]
-        block[:, :, :rank] = place.of(factor)
+        depth, length = (x.stop - x.start for x in (place.items, place.pixels))
+        padded = rows * (depth * length + PADDING)
+        if pair.shape[1] < padded:
+            pair = factor.new_empty(2, padded, dtype=torch.float64)
+        # Item after item within a row, so that chunks of all items are one batch of matrices.
+        lines = pair[:, :padded].view(2, rows, depth * length + PADDING)[..., :-PADDING]
+        block, scratch = lines.unflatten(-1, (depth, length)).transpose(1, 2)
+        block[:, :rank] = place.of(factor)
         if rows > rank:
-            block[:, :, rank:] = place.of(value)
-            block[:, :, rank:] -= place.of(loc)
+            block[:, rank:] = place.of(value)
+            block[:, rank:] -= place.of(loc)
         yield place, block, scratch
 
 
@@ -95,9 +97,9 @@ def _grams(value, loc, factor, diag) -> tuple[Tensor, Tensor, Tensor]:
     for place, block, _ in _float64_blocks(factor, value, loc):
         if not isotropic:
             block *= place.of(diag).double().rsqrt()
-        residual = block[:, :, rank:]
-        products[place.items] += (block @ block[:, :, :rank].mT).sum(1)
-        squares[place.items] += torch.linalg.vecdot(residual, residual).sum(1)
+        chunks = block.unflatten(-1, (block.shape[-1] // place.width, place.width)).transpose(1, 2)
+        products[place.items] += (chunks @ chunks[:, :, :rank].mT).sum(1)
+        squares[place.items] += torch.linalg.vecdot(block[:, rank:], block[:, rank:])
     if isotropic:
         products, squares = products / diag, squares / diag[:, 0]
     return products[:, :rank], products[:, rank:], squares
@@ -144,7 +146,7 @@ def _inverse_root(capacitance: Tensor) -> tuple[Tensor, Tensor]:
 def _to_residual(block: Tensor, alpha: Tensor) -> Tensor:
     """Turn the rows r of [P; r] into e = r - alpha P, in place, and return them."""
     rank = alpha.shape[-1]
-    return block[:, :, rank:].sub_(alpha[:, None] @ block[:, :, :rank])
+    return block[:, rank:].sub_(alpha @ block[:, :rank])
 
 
 def _residual_squares(value, loc, factor, diag, alpha) -> Tensor:
@@ -152,8 +154,8 @@ def _residual_squares(value, loc, factor, diag, alpha) -> Tensor:
     squares = torch.zeros_like(alpha[..., 0])
     for place, block, _ in _float64_blocks(factor, value, loc):
         residual = _to_residual(block, alpha[place.items])
-        scale = diag[place.items, None] if diag.shape[-1] == 1 else place.of(diag)
-        squares[place.items] += (residual.square_() / scale).sum((1, -1))
+        scale = diag[place.items] if diag.shape[-1] == 1 else place.of(diag)
+        squares[place.items] += (residual.square_() / scale).sum(-1)
     return squares
 
 
@@ -217,26 +219,26 @@ class _RidgeAndRank(torch.autograd.Function):
             if not isotropic:
                 inverse = place.of(diag).double().reciprocal()
             if need_factor or together:
-                product = scratch[:, :, : matrix.shape[-2]]
-                torch.matmul(matrix[at, None], block, out=product)
+                product = scratch[:, : matrix.shape[-2]]
+                torch.matmul(matrix[at], block, out=product)
                 if not isotropic:
                     product *= inverse
             if need_factor:
-                place.of(grad_factor).copy_(product[:, :, :rank])
+                place.of(grad_factor).copy_(product[:, :rank])
             if together:
-                place.of(grad_residual).copy_(product[:, :, rank:])
+                place.of(grad_residual).copy_(product[:, rank:])
             if need_diag or (need_residual and not together):
                 residual = _to_residual(block, part[at])
             if need_residual and not together:
-                scale = twice[at, None] if isotropic else twice[at, None] * inverse
+                scale = twice[at] if isotropic else twice[at] * inverse
                 place.of(grad_residual).copy_(residual * scale)
             if need_diag:
                 if left:
                     _to_residual(block, rest[at])
-                leverage = (root[at, None].mT @ block[:, :, :rank]).square_().sum(-2, keepdim=True)
-                drop = grad_distance[at, None, None] @ residual.square() + half[at, None] * leverage
+                leverage = (root[at].mT @ block[:, :rank]).square_().sum(-2, keepdim=True)
+                drop = grad_distance[at, None] @ residual.square() + half[at] * leverage
                 if isotropic:
-                    grad_diag[at] -= drop.sum((1, -1))[..., None] / diag[at].double().square()
+                    grad_diag[at] -= drop.sum(-1, keepdim=True) / diag[at].double().square()
                 else:
                     place.of(grad_diag).copy_(-drop * inverse.square())
         return (
@@ -252,7 +254,7 @@ def _transform(factor: Tensor, matrix: Tensor) -> Tensor:
     """P A in float64, rounded once: factor (items, R, S), matrix (items, R, R) -> (items, R, S)."""
     result = torch.empty_like(factor)
     for place, block, scratch in _float64_blocks(factor):
-        torch.matmul(matrix[place.items, None].mT, block, out=scratch)
+        torch.matmul(matrix[place.items].mT, block, out=scratch)
         place.of(result).copy_(scratch)
     return result
 
@@ -528,7 +530,7 @@ class LowRankNormal(Distribution):
         gram = _factor_gram(factor)
         quadratic = factor.new_empty(factor.shape[0], 1, factor.shape[2])
         for place, block, scratch in _float64_blocks(factor):
-            torch.matmul(gram[place.items, None], block, out=scratch)
+            torch.matmul(gram[place.items], block, out=scratch)
             place.of(quadratic).copy_(scratch.mul_(block).sum(-2, keepdim=True))
         quadratic = self._own(quadratic[:, 0], self._factor.shape[:-2])
         return quadratic + self.cov_diag * (2 * self.variance - self.cov_diag)
