@@ -87,11 +87,12 @@ def device() -> torch.device:
 
 
 def has_fast_bfloat16(where: torch.device) -> bool:
-    """Whether bfloat16 convolutions are faster than float32 ones: Ampere or later, or AMX."""
+    """Whether bfloat16 convolutions are faster than float32 ones: Ampere or later, AMX, or a CPU
+    that multiplies pairs of bfloat16 (AVX512_BF16: on a Zen 4 at twice the rate of float32)."""
     if where.type == "cuda":
         return torch.cuda.get_device_capability(where) >= (8, 0)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.15 and later
-    return bool(capabilities.get("amx_bf16"))
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def precision(where: torch.device) -> torch.autocast:
