@@ -212,7 +212,8 @@ class _RidgeAndRank(torch.autograd.Function):
         left = ctx.gain if need_residual and not together else 0.0
         part, rest = (1 - left) * alpha, left * alpha
         grad_factor = torch.empty_like(factor) if need_factor else None
-        grad_residual = torch.empty_like(value) if need_residual else None
+        exact = torch.promote_types(value.dtype, loc.dtype)  # value may be of bytes
+        grad_residual = torch.empty_like(value, dtype=exact) if need_residual else None
         grad_diag = torch.zeros_like(diag, dtype=torch.float64) if need_diag else None
         for place, block, scratch in _float64_blocks(factor, value, loc):
             at = place.items
@@ -284,9 +285,10 @@ def _check_finite(name: str, x: Tensor, positive: bool = False) -> None:
 
 def _check_shapes(loc: Tensor, cov_factor: Tensor, cov_diag: Tensor) -> torch.Size:
     """The batch shape. Raises ValueError that names the argument."""
-    if loc.dim() < 1 or not loc.is_floating_point():
+    if loc.dim() < 1 or loc.shape[-1] == 0 or not loc.is_floating_point():
         raise ValueError(
-            f"loc must be a floating-point tensor (..., S), not {loc.dtype} {tuple(loc.shape)}; "
+            f"loc must be a floating-point tensor (..., S), S > 0, not {loc.dtype} "
+            f"{tuple(loc.shape)}; "
             f"flatten images with loc.flatten(1)"
         )
     pixels = loc.shape[-1]
@@ -428,13 +430,18 @@ class LowRankNormal(Distribution):
                 "use condition(..., noise_variance=...) with a positive number"
             )
         batch, (pixels,) = self.batch_shape, self.event_shape
+        value, loc = torch.broadcast_tensors(value, loc)
+        lead = value.shape[:-1]
+        wide = lead[len(lead) - len(batch) :]
+        if wide != batch:  # a value for each of several along an axis where the batch has one
+            return self.expand(wide)._distance_and_rank(value, loc, gain)
         own = torch.broadcast_shapes(self._factor.shape[:-2], self._diag.shape[:-1])
         own = batch if own.numel() > 1 else own
         items = own.numel()
         factor = self._factor.expand(own + (pixels, self.rank)).mT.reshape(items, self.rank, pixels)
-        diag = self._diag.expand(own + self._diag.shape[-1:]).reshape(items, 1, -1)
-        value, loc = torch.broadcast_tensors(value, loc)
-        lead, n = value.shape[:-1], value.shape[:-1].numel() // items
+        diag = self._diag.expand(own + self._diag.shape[-1:])
+        diag = diag.reshape(items, 1, diag.shape[-1])
+        n = lead.numel() // max(1, items)
         value, loc = (x.reshape(n, items, pixels).transpose(0, 1) for x in (value, loc))
         distance, entropy = _RidgeAndRank.apply(value, loc, factor, diag, gain)
         return distance.mT.reshape(lead), self._own(entropy, own)
@@ -587,12 +594,12 @@ class LowRankNormal(Distribution):
 
         w | b ~ N(m, V), V = (I + P2^T D2^-1 P2)^-1, m = V P2^T D2^-1 (b - mu2), D2 with the noise.
         """
-        index, position = _edited_pixels(index, self.event_shape[0])
+        index, position, given = _edited_pixels(index, self.event_shape[0])
         if index.numel() == 0:
             return self
-        values = _per_edit("values", values, position, self._loc.device)
+        values = _per_edit("values", values, position, given, self._loc.device)
         noise = 0.0 if noise_variance is None else noise_variance
-        noise = _per_edit("noise_variance", noise, position, self._loc.device)
+        noise = _per_edit("noise_variance", noise, position, given, self._loc.device)
         if self._validate_args:
             _check_finite("values", values)
             _check_finite("noise_variance", noise)
@@ -618,7 +625,8 @@ class LowRankNormal(Distribution):
         loc = self._loc + shift
         predicted = offset + kept * ((weights @ factor_2.mT).squeeze(-2) - offset)
         mean_2 = torch.where(kept == 0, values, values - offset + predicted)
-        loc = loc.expand(torch.broadcast_shapes(loc.shape, mean_2.shape[:-1] + (1,))).clone()
+        lead = torch.broadcast_shapes(self.batch_shape, loc.shape[:-1], mean_2.shape[:-1])
+        loc = loc.expand(lead + loc.shape[-1:]).clone()
         loc[..., index] = mean_2.to(loc.dtype)
         lead = torch.broadcast_shapes(diag.shape[:-1], kept.shape[:-1])
         diag = diag.expand(lead + self.event_shape).clone()
@@ -628,8 +636,8 @@ class LowRankNormal(Distribution):
         return new
 
 
-def _edited_pixels(index: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
-    """Ascending pixel numbers without repeats, and where in `index` each stands last."""
+def _edited_pixels(index: Tensor, pixels: int) -> tuple[Tensor, Tensor, int]:
+    """Ascending pixel numbers without repeats, where in `index` each stands last, its length."""
     if index.dtype == torch.bool:
         if index.shape != (pixels,):
             raise ValueError(
@@ -643,26 +651,30 @@ def _edited_pixels(index: Tensor, pixels: int) -> tuple[Tensor, Tensor]:
         )
     if index.numel() and not -pixels <= index.min() <= index.max() < pixels:
         raise ValueError(
-            f"index must lie in 0..{pixels - 1}, but reaches from {index.min()} to {index.max()}; "
+            f"index must lie in 0..{pixels - 1} or, from the end, in -{pixels}..-1, but reaches "
+            f"from {index.min()} to {index.max()}; "
             f"flat numbers count channels, then rows, then columns"
         )
     order = torch.arange(index.numel(), device=index.device)
     last = torch.full((pixels,), -1, device=index.device)
     last.scatter_reduce_(0, index.long() % pixels, order, "amax")
     edited = (last >= 0).nonzero().squeeze(-1)
-    return edited, last[edited]
+    return edited, last[edited], index.numel()
 
 
-def _per_edit(name: str, x: Tensor | float, position: Tensor, device: torch.device) -> Tensor:
+def _per_edit(
+    name: str, x: Tensor | float, position: Tensor, given: int, device: torch.device
+) -> Tensor:
     """x of every kept edit in float64: (..., q)."""
     x = torch.as_tensor(x, dtype=torch.float64, device=device)
     if x.dim() == 0:
         x = x.expand(1)
     if x.shape[-1] == 1:
         return x.expand(x.shape[:-1] + position.shape)
-    if x.shape[-1] <= position.max():
+    if x.shape[-1] != given:
         raise ValueError(
-            f"{name} must be a number or (..., q), not {tuple(x.shape)}; give one per index"
+            f"{name} must be a number or (..., q) with q = {given} edits, not {tuple(x.shape)}; "
+            f"give one per index, of a whole image x those of a mask: x[mask]"
         )
     return x[..., position]
 
@@ -690,20 +702,16 @@ def _kl_low_rank_normal(p: LowRankNormal, q: LowRankNormal) -> Tensor:
     """
     batch, (pixels,) = torch.broadcast_shapes(p.batch_shape, q.batch_shape), p.event_shape
     difference = p.loc.double() - q.loc.double()
-    components = p.cov_factor.mT.double().movedim(-2, 0)  # (R, *batch, S)
+    components = p.expand(batch).cov_factor.mT.double().movedim(-2, 0)  # (R, *batch, S)
     distances, rank_q = q.expand(batch)._distance_and_rank(
-        torch.cat(
-            [
-                difference.expand(batch + (pixels,))[None],
-                components.expand((p.rank,) + batch + (pixels,)),
-            ]
-        ),
+        torch.cat([difference.expand(batch + (pixels,))[None], components]),
         difference.new_zeros(batch + (pixels,)),
     )
     whitened = q._factor.double() / q._diag.double().sqrt().unsqueeze(-1)
     gram = whitened.mT @ whitened
-    solved = torch.linalg.solve(gram + _identity_like(gram), whitened.mT).mT
-    leverage = torch.linalg.vecdot(whitened, solved)
+    capacitance = (gram + _identity_like(gram)).reshape(gram.shape[:-2].numel(), q.rank, q.rank)
+    root = _inverse_root(capacitance)[0].reshape(gram.shape)
+    leverage = (whitened @ root).square().sum(-1)
     ratio = p._diag.double() / q._diag.double()
     trace = distances[1:].sum(0) + (ratio * (1 - leverage)).sum(-1)
     log_ratio = q._log_det_diag() - p._log_det_diag() + 2 * (rank_q - p.rank_entropy)

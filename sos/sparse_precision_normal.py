@@ -309,8 +309,8 @@ class SparsePrecisionNormal(Distribution):
     def _items(self) -> tuple[Tensor, Tensor]:
         """log_diag (items, S) and weights (items, n, S) of every batch element."""
         items = self.batch_shape.numel()
-        log_diag = self.log_diag.reshape(items, -1)
-        return log_diag, self.off_diag.reshape(items, -1, log_diag.shape[-1])
+        log_diag = self.log_diag.reshape(items, self.event_shape[0])
+        return log_diag, self.off_diag.reshape(items, *self.off_diag.shape[-2:])
 
     sample = LowRankNormal.sample
 
@@ -404,9 +404,13 @@ class SparsePrecisionNormal(Distribution):
 def _edits(index: Tensor, values: Tensor | float, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Distinct flat numbers, ascending, and their values; of equal ones the last counts."""
     index, values = torch.as_tensor(index), torch.as_tensor(values)
-    index = index.nonzero().squeeze(-1) if index.dtype == torch.bool else index
-    if index.dim() != 1 or index.is_floating_point():
-        raise ValueError(f"index must be a mask or flat numbers (q,), not {tuple(index.shape)}")
+    if index.dtype == torch.bool and index.shape == (size,):
+        index = index.nonzero().squeeze(-1)
+    if index.dim() != 1 or index.is_floating_point() or index.dtype == torch.bool:
+        raise ValueError(
+            f"index must be a mask ({size},) or flat numbers (q,), not {index.dtype} "
+            f"{tuple(index.shape)}"
+        )
     if index.numel() and not 0 <= index.min() <= index.max() < size:
         raise ValueError(f"index must lie in 0..{size - 1}; flat numbers count channels, then rows")
     if values.dim() and values.shape != index.shape:

@@ -307,6 +307,38 @@ def test_expand():
     value = torch.randn(4, 3, 6).double()
     close(q.log_prob(value), p.log_prob(value))
     assert q.entropy().shape == q.batch_shape == (4, 3) and q.rsample().shape == (4, 3, 6)
+    assert q.condition(torch.tensor([0]), 1.0).batch_shape == (4, 3)
+
+
+def test_values_broadcast_with_the_batch_as_in_torchs_classes():
+    loc, factor, diag = make("batch")
+    p = LowRankNormal(loc[:, None], factor[:, None], diag[:, None])  # batch (3, 1)
+    for shape in ((4, 6), (3, 4, 6), (2, 3, 4, 6), (3, 1, 6)):
+        value = torch.randn(shape, dtype=torch.float64)
+        close(p.log_prob(value), dense(p).log_prob(value))
+
+
+@pytest.mark.parametrize("name", ["batch", "batch, number"])
+def test_an_empty_batch(name):
+    loc, factor, diag = (x[:0] if isinstance(x, torch.Tensor) else x for x in make(name))
+    loc.requires_grad_()
+    p = LowRankNormal(loc, factor, diag)
+    assert p.entropy().shape == (0,)
+    for value in (loc.detach(), torch.zeros(2, 0, 6)):
+        log_prob = p.log_prob(value)
+        assert log_prob.shape == value.shape[:-1]
+        assert torch.autograd.grad(log_prob.sum(), loc)[0].shape == (0, 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32, torch.bfloat16])
+def test_the_values_type_does_not_round_the_gradient_of_the_mean(dtype):
+    loc, factor, diag = make("batch")
+    value = torch.randint(0, 100, loc.shape).to(dtype)
+    found, expected = (
+        torch.autograd.grad(LowRankNormal(x, factor, diag).log_prob(v).sum(), x)[0]
+        for x, v in ((loc.clone().requires_grad_(), v) for v in (value, value.double()))
+    )
+    close(found, expected)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -314,6 +346,23 @@ def test_kl_matches_dense(name):
     p, q = LowRankNormal(*make(name, seed=1)), LowRankNormal(*make(name, seed=2))
     close(kl_divergence(p, q), kl_divergence(dense(p), dense(q)), 1e-9)
     close(kl_divergence(p, p), torch.zeros(p.batch_shape).double(), 1e-9)
+
+
+@pytest.mark.parametrize("p_batch, p_rank, q_batch, q_rank", [
+    ((), 3, (3,), 2), ((3,), 2, (2, 3), 2), ((), 5, (3,), 0), ((2, 1), 3, (3,), 4),
+    ((3,), 2, (), 4),
+])  # fmt: skip
+def test_kl_of_different_batches_and_ranks(p_batch, p_rank, q_batch, q_rank):
+    p, q = (
+        LowRankNormal(torch.randn(*b, 6).double(), torch.randn(*b, 6, r).double(), 0.3)
+        for b, r in ((p_batch, p_rank), (q_batch, q_rank))
+    )
+    close(kl_divergence(p, q), kl_divergence(dense(p), dense(q)))
+
+
+def test_kl_from_a_factor_of_equal_columns():
+    p, q = (LowRankNormal(torch.zeros(6), 1e8 * torch.ones(6, r), 1e-5) for r in (1, 3))
+    assert kl_divergence(p, q).isfinite()
 
 
 @pytest.mark.parametrize(
@@ -542,7 +591,9 @@ LOW = LowRankNormal(ZEROS, torch.ones(3, 6, 2), 1.0)
     ("index", lambda: LOW.condition(torch.tensor([6]), 0.0)),
     ("index", lambda: LOW.condition(torch.tensor([0.5]), 0.0)),
     ("index", lambda: LOW.condition(torch.ones(5, dtype=torch.bool), 0.0)),
+    ("loc", lambda: LowRankNormal(torch.zeros(3, 0), torch.ones(0, 2), 1.0)),
     ("values", lambda: LOW.condition(torch.tensor([0, 1, 2]), torch.zeros(2))),
+    ("values", lambda: LOW.condition(torch.arange(6) < 2, torch.zeros(6))),
     ("values", lambda: LOW.condition(torch.tensor([0]), math.nan)),
     ("noise_variance", lambda: LOW.condition(torch.tensor([0]), 0.0, -1.0)),
 ])  # fmt: skip
