@@ -84,7 +84,7 @@ def floor(data: Data, count: int, generated: int, extractor_name: str) -> float:
     The second are training images, as many as are generated, if there are so many.
     """
     test = real_statistics(data, "test", count, extractor_name)
-    others = min(generated, len(datasets.items(data, "train")))
+    others = min(generated, datasets.count(data, "train"))
     return metrics.frechet_distance(test, real_statistics(data, "train", others, extractor_name))
 
 
@@ -167,7 +167,7 @@ def measured(model: Model, stamp: dict) -> dict[str, float] | None:
 
 def stamp_of(model: Model, settings: Evaluation) -> dict[str, str | int]:
     """What determines the measurements: weights, test images, how many, extractor, code."""
-    available = len(datasets.items(model.experiment.data, "test"))
+    available = datasets.count(model.experiment.data, "test")
     more = {} if settings.generated is None else {"generated": settings.generated}
     return more | {
         "weights_sha256": model.meta["weights_sha256"],

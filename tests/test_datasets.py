@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -348,6 +349,21 @@ def test_sixteen_bits_become_eight(tmp_path):
     assert np.abs(array - expected[None]).max() <= 1
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_whose_white_is_unknown_are_refused(tmp_path, dtype):
+    with pytest.raises(ValueError, match="one.tif.*8 or 16 bits"):
+        read(Image.fromarray(np.full((8, 10), 0.5 * 255, dtype)), tmp_path, "one.tif")
+
+
+@settings(deadline=None)
+@given(
+    st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([(218, 178), (233, 197), (64, 64)])
+)
+def test_pictures_of_any_size_fit(width, height, size):
+    image = Image.new("L", (min(width, 12 * height), min(height, 12 * width)))
+    assert folder.fitted(image, data("folder", *size, 1)).shape == (1, *size)
+
+
 def test_photographs_are_turned_upright(tmp_path):
     upright = picture(20, 16)
     tags = Image.Exif()
@@ -375,6 +391,22 @@ def test_an_unreadable_image_is_named(album, content):
     file.write_bytes(file.read_bytes()[:60] if content is None else content)
     with pytest.raises(ValueError, match=str(file)):
         datasets.load_split(own(album), "train")
+
+
+def test_an_unreadable_image_is_left_out_of_every_count(album):
+    chosen = replace(own(album), skip_unreadable=True)
+    for split in folder.SHARES:
+        folder.files(chosen, split)[1].write_bytes(b"not an image")
+    assert folder.describe(chosen)
+    for split in folder.SHARES:
+        expected = len(folder.files(chosen, split)) - 1
+        assert datasets.count(chosen, split) == len(datasets.load_split(chosen, split).images)
+        assert datasets.count(chosen, split) == expected
+
+
+def test_an_empty_split_says_so(album):
+    with pytest.raises(ValueError, match="folder validation: no images"):
+        datasets.load_split(own(album, validation=0), "validation")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")

@@ -192,6 +192,46 @@ def test_half_fetched_archives_are_named(name, tmp_path):
         celeba.scan(str(tmp_path))
 
 
+def test_damage_inside_archives_is_named(tmp_path, jpegs, cache):
+    file = as_zip(tmp_path, jpegs)
+    content = bytearray(file.read_bytes())
+    where = content.index(b"000007.jpg") + len("000007.jpg")
+    content[where : where + 50] = b"\xff" * 50
+    file.write_bytes(content)
+    data = replace(CELEBA, folder=str(file), train=84, validation=12, test=24)
+    listed = []
+    for split in ("train", "validation", "test"):
+        try:
+            datasets.load_split(data, split)
+        except ValueError as error:
+            listed.append(str(error))
+    assert len(listed) == 1 and "000007.jpg" in listed[0]
+
+
+def test_parquet_files_of_paths_are_named(tmp_path, cache):
+    names = [f"{number:06d}.jpg" for number in range(COUNT)]
+    parquet.write_table(pyarrow.table({"image": names}), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"84 of 84 images cannot be read:\n.*train.parquet"):
+        datasets.load_split(replace(CELEBA, folder=str(tmp_path), train=84), "train")
+
+
+def test_pictures_that_are_there_twice_count_once(tmp_path, jpegs):
+    as_torchvision(tmp_path, jpegs)
+    wild = tmp_path / "celeba" / "img_celeba"
+    wild.mkdir()
+    for name, content in jpegs.items():
+        (wild / name).write_bytes(content)
+    assert len(celeba.scan(str(tmp_path))) == COUNT
+
+
+def test_lines_of_the_partition_that_mean_nothing_are_quoted(tmp_path, jpegs):
+    as_torchvision(tmp_path, jpegs)
+    (tmp_path / "celeba" / celeba.PARTITION).write_text("image_id,partition\n")
+    data = replace(CELEBA, folder=str(tmp_path), partition="official")
+    with pytest.raises(ValueError, match="line 'image_id,partition'; expected a file name and 0"):
+        celeba.files(data, "train")
+
+
 def test_other_columns_are_named(tmp_path):
     parquet.write_table(pyarrow.table({"picture": [b""]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match="columns picture; expected one named `image`"):
@@ -280,7 +320,14 @@ def test_unusable_volumes_say_why(tmp_path):
     far[2, 3] = 500
     nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4)), far), tmp_path / "far.nii")
     nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4, 3)), np.eye(4)), tmp_path / "four.nii")
+    colour = np.zeros((4, 4, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(colour, np.eye(4)), tmp_path / "colour.nii")
+    flat = nibabel.Nifti1Image(np.ones((4, 4, 4)), np.eye(4))
+    flat.header.set_sform(np.diag([1.0, 1, 0, 1]), code=1)
+    nibabel.save(nibabel.Nifti1Image(flat.dataobj, None, flat.header), tmp_path / "flat.nii")
     for name, reason in (
+        ("colour.nii", "cannot be read as a volume"),
+        ("flat.nii", "cannot be read as a volume"),
         ("half.nii.gz", "cannot be read as a volume"),
         ("dark.nii", "no positive values"),
         ("far.nii", "registered to MNI"),

@@ -56,6 +56,8 @@ def load_split(data: Data, split: str) -> Split:
         try:
             if not made_gray(data, split):
                 title, todo = f"{data.name} {split}", items(data, split)
+                if not len(todo):
+                    raise ValueError(f"{title}: no images in this split of {data.folder or data}")
                 build(target, todo, partial(make, data), title, data.skip_unreadable)
         except OSError:  # as when another process was at the same work and finished first
             if read(target) is None:
@@ -100,6 +102,13 @@ def items(data: Data, split: str) -> Sequence:
     if data.name in READERS:
         return READERS[data.name].files(data, split)
     return range(FIRST_INDEX[split], FIRST_INDEX[split] + getattr(data, split))
+
+
+def count(data: Data, split: str) -> int:
+    """How many pictures a split has: what it is made from, less what could not be read."""
+    if data.skip_unreadable:
+        return len(load_split(data, split).images)
+    return len(items(data, split))
 
 
 def make(data: Data, item) -> dict[str, np.ndarray]:

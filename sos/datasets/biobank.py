@@ -4,6 +4,7 @@ A folder of brain-extracted volumes (.nii.gz, .nii) in MNI space, of which one s
 or of ready slices (PNG and the like). Access to UK Biobank needs an approved application.
 """
 
+import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ SLICE_MM = 16.0  # height of the slice above the anterior commissure, as of the 
 # The field of view of the ICBM 152 template, whose axial planes are the paper's 233x197 pixels:
 # from the back of the head to the front, and from left to right.
 Y_MM, X_MM = (-134.0, 98.0), (-98.0, 98.0)
+UNREADABLE = (OSError, EOFError, ValueError, TypeError, zlib.error)  # of damaged volumes
 PERCENTILE = 99.5  # of the brain's intensities: becomes white, what is brighter is clipped
 HELP = (
     "The place may hold brain-extracted T1 volumes in MNI space (.nii.gz, .nii), or ready slices "
@@ -74,7 +76,8 @@ def axial(file: Path) -> np.ndarray:
     try:
         image = nibabel.load(file)
         volume = np.asarray(image.dataobj, dtype=np.float32)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError) as error:
+        to_voxels = np.linalg.inv(image.affine)
+    except (nibabel.filebasedimages.ImageFileError, *UNREADABLE) as error:
         raise ValueError(f"{file} cannot be read as a volume ({error}): remove it") from error
     volume = volume[..., 0] if volume.ndim == 4 and volume.shape[3] == 1 else volume
     if volume.ndim != 3:
@@ -85,7 +88,7 @@ def axial(file: Path) -> np.ndarray:
     y, x = np.arange(Y_MM[1], Y_MM[0] - 1, -1), np.arange(X_MM[0], X_MM[1] + 1)
     rows, columns = np.meshgrid(y, x, indexing="ij")
     points = np.stack([columns, rows, np.full_like(rows, SLICE_MM), np.ones_like(rows)])
-    voxels = np.tensordot(np.linalg.inv(image.affine), points, 1)[:3]
+    voxels = np.tensordot(to_voxels, points, 1)[:3]
     plane = ndimage.map_coordinates(np.nan_to_num(volume), voxels, order=1)
     if not plane.any():
         raise ValueError(

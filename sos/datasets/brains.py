@@ -8,15 +8,16 @@ that a subject is the same at every size. The template's notice: data/assets/BRA
 
 from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from sos import paths
+
 VERSION = 1  # bump when any picture changes
 CHANNELS = 1
 REGIONS = ("background", "ventricles", "csf", "gray", "white")
-ASSET = Path(__file__).resolve().parents[2] / "data" / "assets" / "brain.npz"
+ASSET = paths.ASSETS / "brain.npz"
 
 VIEW_MM = (204.0, 163.0)  # height, width: the 233x197 mm slice less its empty border
 CENTRE_MM = (0.0, -17.0)  # x, y of the middle of the brain in template space

@@ -7,6 +7,7 @@ crop of that aspect, resized: 64x64 is the central 178x178.
 
 import io
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -67,7 +68,8 @@ def scan(place: str) -> tuple[Item, ...]:
 
 
 def _loose(root: Path) -> list[Item]:
-    files = sorted(root.rglob("[0-9]" * 6 + ".jpg"))
+    aligned = next((f for f in sorted(root.rglob("img_align_celeba")) if f.is_dir()), root)
+    files = sorted(aligned.rglob("[0-9]" * 6 + ".jpg"))  # img_celeba beside it has the same names
     return [Item(str(file), size=file.stat().st_size) for file in files]
 
 
@@ -131,14 +133,14 @@ def _group_starts(file: str) -> np.ndarray:
 def _stream(item: Item) -> io.BytesIO | str:
     if item.member is None:
         return item.file
-    if isinstance(item.member, str):
-        try:
+    try:
+        if isinstance(item.member, str):
             return io.BytesIO(_archive(item.file).read(item.member))
-        except (zipfile.BadZipFile, OSError) as error:
-            raise ValueError(f"{item.name} cannot be read ({error}): fetch it again") from error
-    group = int(np.searchsorted(_group_starts(item.file), item.member, side="right")) - 1
-    content = _row_group(item.file, group)[item.member - _group_starts(item.file)[group]]
-    return io.BytesIO(content)
+        group = int(np.searchsorted(_group_starts(item.file), item.member, side="right")) - 1
+        content = _row_group(item.file, group)[item.member - _group_starts(item.file)[group]]
+        return io.BytesIO(content)  # TypeError where a column holds paths, not images
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{item.name} cannot be read ({error}): fetch it again") from error
 
 
 def partition(place: str) -> dict[str, str]:
@@ -151,8 +153,17 @@ def partition(place: str) -> dict[str, str]:
             f"CelebA: the official partition needs {PARTITION}, which is not below "
             f"{near.absolute()}: put it there, or leave out --partition official"
         )
-    lines = (line.split() for line in found[0].read_text().splitlines() if line.strip())
-    return {name: SPLITS[int(number)] for name, number in lines}
+    known = {}
+    for line in filter(str.strip, found[0].read_text().splitlines()):
+        try:
+            name, number = line.split()
+            known[name] = SPLITS[int(number)]
+        except (ValueError, IndexError) as error:
+            raise ValueError(
+                f"{found[0]} has the line {line!r}; expected a file name and 0, 1 or 2: fetch it "
+                f"again, or leave out --partition official"
+            ) from error
+    return known
 
 
 def files(data: Data, split: str) -> Sequence[Item]:

@@ -12,14 +12,15 @@ Shapes: vertices triangles samples (2x2 to a pixel) strands knots (points along 
 """
 
 import functools
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from sos import paths
+
 VERSION: int = 1  # bump when any picture changes
 CHANNELS = 3
-ASSET = Path(__file__).resolve().parents[2] / "data" / "assets" / "head.npz"
+ASSET = paths.ASSETS / "head.npz"
 
 FACTORS: tuple[str, ...] = (
     "skin_tone",  # 0 darkest .. 1 lightest, drawn independently of the shape of the head

@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -67,8 +68,11 @@ def digits(content: object) -> str:
 def describe(data: Data) -> str:
     """One line that says what is read and what is done to it."""
     found = scan(data.folder)
-    counts = Counter(upright(f, f).size for f in found[:50])
-    (width, height), _ = counts.most_common(1)[0]
+    counts: Counter = Counter()
+    for file in found[:50]:
+        with suppress(ValueError):  # `build` counts and names those that cannot be read
+            counts[upright(file, file).size] += 1
+    (width, height), _ = (counts or Counter([("?", "?")])).most_common(1)[0]
     others = f" and {len(counts) - 1} other sizes" if len(counts) > 1 else ""
     shares = ", ".join(f"{len(files(data, split))} {split}" for split in SHARES)
     return (
@@ -88,6 +92,8 @@ def upright(source: Path | BinaryIO | str, name: Path | str) -> Image.Image:
                 return Image.alpha_composite(white, image.convert("RGBA"))
             if image.mode.startswith("I;16"):  # Pillow would clip at 255 instead of scaling
                 return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
+            if image.mode in "IF":  # it would clip these too, and who knows what white is
+                raise ValueError(f"pixels of mode {image.mode}, expected 8 or 16 bits: convert it")
             image.load()
             return image
     except UNREADABLE as error:
@@ -103,7 +109,7 @@ def fitted(image: Image.Image, data: Data) -> np.ndarray:
     """A picture as (C, H, W) uint8: largest central crop of the aspect, antialiased resize."""
     image = image.convert("RGB" if data.channels == 3 else "L")
     scale = min(image.width / data.width, image.height / data.height)
-    crop = np.array([data.width, data.height]) * scale
+    crop = np.minimum(np.array([data.width, data.height]) * scale, image.size)  # not by rounding
     corner = (np.array(image.size) - crop) / 2
     box = (*corner, *(corner + crop))
     image = image.resize((data.width, data.height), Image.Resampling.BICUBIC, box=tuple(box))
