@@ -70,7 +70,7 @@ def load_or_train(experiment: Experiment, weights: str = "shipped", line: int = 
         folder = CACHE / identity(experiment)
         growing = CACHE / f"{folder.name}.{'fresh' if weights == 'fresh' else 'partial'}"
         with parallel.first():
-            if steps_done(experiment, weights) == experiment.training.steps and folder.exists():
+            if (growing / "saved").exists():
                 shutil.rmtree(growing)  # killed after `save`: that training is over
             images = torch.from_numpy(datasets.load_split(experiment.data, "train").images)
             validation = None
@@ -80,7 +80,9 @@ def load_or_train(experiment: Experiment, weights: str = "shipped", line: int = 
         with parallel.first():
             if parallel.rank() == 0:
                 save(experiment, run, folder)
-                shutil.rmtree(growing, ignore_errors=True)  # never there if it exploded early
+                if growing.exists():  # not if it exploded early
+                    (growing / "saved").touch()
+                    shutil.rmtree(growing, ignore_errors=True)
     return load(experiment, folder)
 
 

@@ -27,6 +27,10 @@ def replacing(target: Path):
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        for file in (temporary, *temporary.rglob("*")):
+            if file.is_file():  # a power cut must not leave an empty one of the new name
+                with file.open("rb") as stream:
+                    os.fsync(stream)
         os.replace(temporary, target)
     finally:
         if temporary.is_dir():

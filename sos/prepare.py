@@ -40,8 +40,12 @@ def prepare_all(
         untrained = [e.data for e in ordered if models.find(e, weights) is None]
         splits = [(data, "train") for data in untrained] + [(e.data, "test") for e in ordered]
         for data, split in dict.fromkeys(splits):
-            with parallel.first():
-                datasets.load_split(data, split)
+            try:
+                with parallel.first():
+                    datasets.load_split(data, split)
+            except Exception:  # every model that needs them will say so, and the others be trained
+                if several:
+                    raise
     if several or alone:
         errors = [prepare(experiment, weights, settings) for experiment in ordered]
     else:

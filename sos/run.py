@@ -18,6 +18,7 @@ from pathlib import Path
 
 from sos import config, paths
 
+SOURCES = {".py", ".js", ".css", ".html"}  # of the package, widgets and pages included
 RUN_TIMES = paths.NOTEBOOKS / "run_times.json"  # seconds of each notebook, renewed by --write
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -200,9 +201,11 @@ def main(argv: list[str] | None = None) -> int:
     with (where / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             print(f"another run of profile {chosen.profile} is at work: wait for it, or stop it")
             return 2
+        except OSError as error:  # some network file systems have no locks
+            print(f"{where} cannot be locked ({error}): do not run this profile twice at a time")
         paths.sweep()
         try:
             return work(chosen)
@@ -308,7 +311,9 @@ def key(notebook: Notebook, chosen: argparse.Namespace, experiments: list) -> st
 
     cells = json.loads(notebook.source.read_text(encoding="utf-8"))["cells"]
     parts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    parts += [file.read_text(encoding="utf-8") for file in sorted(paths.PACKAGE.rglob("*.py"))]
+    files = [f for f in sorted(paths.PACKAGE.rglob("*.*")) if f.suffix in SOURCES]
+    files += sorted((paths.ROOT / "benchmarks").glob("*.json"))  # which tables show
+    parts += [file.read_text(encoding="utf-8") for file in files]
     parts.append(json.dumps(parameters(chosen)))
     for experiment in experiments:
         if experiment.name in notebook.experiments:
@@ -340,6 +345,7 @@ def execute(notebook: Notebook, chosen: argparse.Namespace, experiments: list):
         executed(notebook, chosen, suffix) for suffix in ("ipynb", "log", "failed.ipynb")
     )
     target.parent.mkdir(parents=True, exist_ok=True)
+    before = key(notebook, chosen, experiments)  # an edit meanwhile is not in what is executed
     began, clock_began = time.time(), time.perf_counter()
     state = "done"
     with tempfile.TemporaryDirectory(prefix="sos-", ignore_cleanup_errors=True) as private:
@@ -374,7 +380,8 @@ def execute(notebook: Notebook, chosen: argparse.Namespace, experiments: list):
 
             paths.write_text(notebook.source, normalised(target))
             record_time(notebook, time.perf_counter() - clock_began)
-        stamp = {"key": key(notebook, chosen, experiments), "figures": figures}
+        figures += [f"results/{f.name}" for f in folder.glob(f"results/{notebook.name}.json")]
+        stamp = {"key": before, "figures": figures}
         paths.write_text(executed(notebook, chosen, "json"), json.dumps(stamp, indent=1))
         log.unlink(missing_ok=True)
         partial.unlink(missing_ok=True)

@@ -114,11 +114,25 @@ def new_model(data: Data, network: Network) -> VAE | BareNormal:
     return VAE(data, network) if network.latent else BareNormal(data, network)
 
 
+def check(experiment: Experiment) -> None:
+    """Raises ValueError for what would only fail in the middle of a training."""
+    network, training = experiment.network, experiment.training
+    constrained = experiment.objective.rank_entropy_target is not None
+    if training.warm_release and constrained and network.rank and network.diagonal is None:
+        raise ValueError(
+            "warm_release gives P its target entropy beside D = εI; set it to False, or "
+            "rank_entropy_target to None, where D is learnt"
+        )
+    if training.stop_at_variance is not None and network.neighbourhood:
+        raise ValueError("stop_at_variance needs a variance, which a sparse L does not tell: None")
+
+
 class Run:
     """A model in training with everything that a checkpoint has to hold."""
 
     def __init__(self, experiment: Experiment, images: Tensor, where: torch.device):
         objective, training = experiment.objective, experiment.training
+        check(experiment)
         self.training, self.format = training, memory_format(experiment.network)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training.seed)

@@ -63,7 +63,7 @@ def low_rank_terms(
     """
     log_prob, entropy = p.log_prob_and_rank_entropy(x, span_gain)
     if learnt and p.rank:  # what a learnt D adds to the rank entropy
-        entropy = entropy + 0.5 * (p.cov_diag / DIAGONAL_FLOOR).log().sum(-1)
+        entropy = entropy + 0.5 * (p.cov_diag.double() / DIAGONAL_FLOOR).log().sum(-1)
     return log_prob, entropy, mean_variance(p)
 
 

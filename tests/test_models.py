@@ -158,6 +158,23 @@ def test_fresh_trains_again_and_takes_the_cached_ones_place(runs):
     assert fresh.meta["weights_sha256"] == cached.meta["weights_sha256"]  # the same training
 
 
+def test_a_fresh_training_that_could_not_be_saved_is_not_trained_again(monkeypatch, runs):
+    models.load_or_train(experiment())
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(models, "save_file", full)
+        models.load_or_train(experiment(), "fresh")
+    assert models.steps_done(experiment(), "fresh") == experiment().training.steps
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Run, "optimise", None)
+        models.load_or_train(experiment(), "fresh")
+
+
 def test_unknown_kind_of_weights_is_named():
     with pytest.raises(ValueError, match="'best'.*shipped.*train"):
         models.load_or_train(experiment(), "best")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sos import paths, run
+from sos import models, paths, run
 
 HOUR = 3600  # seconds
 
@@ -76,3 +76,26 @@ def test_second_run_finds_all_up_to_date(first):
     lines = states(again.stdout)
     assert len(lines) == len(run.NOTEBOOKS)
     assert all(" up to date " in line for line in lines.values()), again.stdout
+
+
+def test_what_is_missing_or_changed_is_not_up_to_date(first, monkeypatch):
+    places, _ = first
+    for name, place in (("EXECUTED", "SOS_EXECUTED"), ("FIGURES", "SOS_FIGURES")):
+        monkeypatch.setattr(paths, name, places[place])
+    monkeypatch.setattr(models, "CACHE", places["SOS_CACHE"] / "models")
+    chosen = run.arguments(["--profile", "smoke"])
+    notebook, experiments = run.NOTEBOOKS[3], run.needed(chosen)
+    assert run.is_current(notebook, chosen, experiments)
+    results = places["SOS_FIGURES"] / "smoke" / "results" / f"{notebook.name}.json"
+    content = results.read_bytes()
+    results.unlink()
+    assert not run.is_current(notebook, chosen, experiments)
+    results.write_bytes(content)
+    page = (paths.PACKAGE / "widgets" / "page.html").read_text()
+    original = run.Path.read_text
+
+    def changed(file, *args, **options):
+        return page + "<!-- -->" if file.name == "page.html" else original(file, *args, **options)
+
+    monkeypatch.setattr(run.Path, "read_text", changed)
+    assert not run.is_current(notebook, chosen, experiments)

@@ -38,6 +38,17 @@ def training_of(**schedule):
     return Training(**{"steps": 12, "pretraining": 4, "batch": 8, "learning_rate": 2e-3} | schedule)
 
 
+@pytest.mark.parametrize("changes, named", [
+    ({"network": {"diagonal": None}, "warm_release": True}, "warm_release"),
+    ({"network": {"rank": 0, "diagonal": None, "neighbourhood": 3},
+      "objective": {"rank_entropy_target": None}, "stop_at_variance": 1.0}, "stop_at_variance"),
+])  # fmt: skip
+def test_what_could_only_fail_later_is_refused_at_once(changes, named):
+    images = torch.zeros(IMAGES, 1, HEIGHT, WIDTH, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=named):
+        training.Run(experiment(**changes), images, torch.device("cpu"))
+
+
 # Everything beyond the paper's schedule at once.
 EXTRAS = {
     "network": {"template": True},
