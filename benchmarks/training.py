@@ -279,7 +279,7 @@ def main() -> None:
             if args.json:
                 args.json.write_text(json.dumps(content, indent=1) + "\n")
     row = content["rows"].get("218x178x3 R25")
-    if row:
+    if row and content["network"] == "paper":
         minutes = row["step_ours_ms"] * 28_000 / 60_000
         content["paper_training_minutes_extrapolated"] = minutes
         speed = content["extraction_images_per_second"]

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from sos import editing, metrics, paths, report
@@ -365,9 +366,9 @@ def correlations(p: dict, places: Sequence[tuple[int, int]], shape: Shape) -> Fi
                 map_ = one.covariance_row(k) / (deviation * deviation[k])
                 shown = ax.imshow(map_.cpu().view(height, width), "RdBu_r", vmin=-1, vmax=1)
                 ax.plot(j, i, "k+", ms=6)
-                row[0].text(j, i, str(number), color="#dd8452", ha="center", va="center")
-                if row is axes[0]:
-                    ax.set_title(str(number))
+                digit = row[0].text(j, i, str(number), color="white", ha="center", va="center")
+                digit.set_path_effects([withStroke(linewidth=2, foreground="black")])
+                axes[0, number].set_title(str(number))
             for ax in row:
                 ax.set(xticks=[], yticks=[])
                 ax.spines[:].set_visible(False)
@@ -680,14 +681,14 @@ def entropy_and_epsilon(
         axes[0].axhline(data_variance, color="black", lw=0.7, ls=":")
         axes[0].text(target["rank_entropy"][-1], data_variance, "data", va="bottom", fontsize=8)
         axes[0].set(ylabel="mean variance of a value", yscale="log")
-        axes[1].set(ylabel="log-density lost (nats)", yscale="symlog", ylim=(0, None))
+        axes[1].set(ylabel="log-density lost (nats)", yscale="asinh", ylim=(0, None))
         axes[2].plot(*epsilon, color=BARE["exact"], lw=1.2)
         for label, (x, y) in marks.items():
             axes[2].plot(x, y, "o", color="#dd8452")
             offset = (6, 4) if y > 0 else (6, -12)
             axes[2].annotate(label, (x, y), textcoords="offset points", xytext=offset, fontsize=8)
         axes[2].set(xscale="log", xlabel="ε", ylabel="log-density (nats per dimension)")
-        axes[2].set_yscale("symlog", linthresh=2)
+        axes[2].set_yscale("asinh")
         handles = axes[0].get_legend_handles_labels()
         figure.legend(*handles, loc="outside upper center", ncols=len(handles[1]), fontsize=8)
     return figure

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -11,6 +12,7 @@ from sos import paths
 from sos.config import Data, Network
 
 NOT_RUN = "not run"
+NUMBER = re.compile(rf"\**[-+<≈]?\s?\d|–|{NOT_RUN}")  # what a table's cell of numbers begins with
 
 # Table 1 of the paper: Fréchet inception distance of 50,000 images (Langley et al., 2022).
 PAPER_TABLE_1 = {
@@ -70,6 +72,8 @@ def number(value: float | None, digits: int = 3) -> str:
     """`digits` significant digits without an exponent; "not run" for None."""
     if value is None:
         return NOT_RUN
+    if math.isnan(value):
+        return "–"
     if value == 0:
         return "0"
     rounded = float(f"{abs(value):.{digits - 1}e}")  # 99.97 becomes 100 and has no decimal
@@ -120,7 +124,9 @@ UNITS = {"kl": "nats", "entropy": "nats", "nll": "nats", "variance": "squared in
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    """A table, its columns of numbers, but for the first, flush right."""
+    numeric = [all(NUMBER.match(row[k]) for row in rows) for k in range(1, len(header))]
+    lines = [header, ["---", *("---:" if right else "---" for right in numeric)], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
@@ -166,6 +172,8 @@ def model_table(models: dict) -> str:
 def last_values(history: list[dict], name: str, share: float = 0.1) -> float:
     """Mean over the last tenth of training, in which single steps still fluctuate."""
     tail = history[-max(1, round(share * len(history))) :]
+    if not tail:  # it exploded before anything was recorded
+        return math.nan
     return sum(row[name] for row in tail) / len(tail)
 
 

@@ -138,7 +138,7 @@ def test_markdown_holds_the_cells(figures):
     assert (figures / "smoke" / "table1.md").read_text(encoding="utf-8") == text
     header, rule, *rows = markdown_cells(text)
     assert (header, rows) == (HEADER, ROWS)
-    assert rule == ["---", "---:", "---:"]
+    assert rule == ["---", "---", "---:"]  # words on the left, numbers on the right
 
 
 def test_csv_holds_the_cells(figures):
