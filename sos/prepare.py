@@ -6,6 +6,7 @@ Under torchrun or accelerate the processes join in one model after the other ins
 import os
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,9 @@ def prepare_all(
             for line, experiment in enumerate(ordered)
             for worker in [Worker(os.getpid(), cpu_count() // jobs, line)]
         )
-        errors = Parallel(n_jobs=jobs)(tasks)
+        with warnings.catch_warnings():  # joblib renews workers whose memory a training has filled
+            warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
+            errors = Parallel(n_jobs=jobs)(tasks)
     return {e.name: error for e, error in zip(ordered, errors, strict=True) if error is not None}
 
 
