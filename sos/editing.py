@@ -212,7 +212,7 @@ def every(p: LowRankNormal, shape: Shape, step: int) -> LowRankNormal:
     check_shape(p, shape)
     kept = torch.arange(p.event_shape[0]).unflatten(0, shape)[:, ::step, ::step].flatten()
     loc, factor, diag = p.loc[kept].double(), p.cov_factor[kept].double(), p.cov_diag[kept].double()
-    return LowRankNormal(loc, factor, diag)
+    return p._derived(loc, factor, diag)  # variances of zero, after exact edits, are valid there
 
 
 def removed_variance(p: LowRankNormal, shape: Shape, noise_variance: float = 0.0) -> Tensor:

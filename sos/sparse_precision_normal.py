@@ -487,6 +487,12 @@ class LowRankPlusSparseNormal(Distribution):
         white = columns.movedim(0, -2).mT
         self._white = LowRankNormal(white.new_zeros(size), white, 1.0, validate_args=False)
 
+    def expand(self, batch_shape, _instance=None) -> "LowRankPlusSparseNormal":
+        """The same distribution for a larger batch."""
+        batch_shape = torch.Size(batch_shape)
+        factor = self._factor.expand(batch_shape + self._factor.shape[-2:])
+        return LowRankPlusSparseNormal(self.local.expand(batch_shape), factor)
+
     def __getitem__(self, index) -> "LowRankPlusSparseNormal":
         """The distributions at `index` of the batch, as views."""
         local = self.local.expand(self.batch_shape)[index]

@@ -300,3 +300,15 @@ def test_noise_length_is_that_of_the_regression():
     gram = torch.eye(p.rank).double() + rows.T * weight @ rows
     omega = torch.linalg.solve(gram, rows.T @ (weight * (values - p.loc[index])))
     assert editing.noise_length(p, one, shape) == pytest.approx(omega.norm().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_every_other_pixel_is_a_marginal(exact):
+    p, shape = build("colour")
+    if exact:
+        p = p.condition(torch.tensor([0, 7]), 0.5)
+    q = editing.every(p, shape, 2)
+    kept = torch.arange(36).view(shape)[:, ::2, ::2].flatten()
+    torch.testing.assert_close(q.mean, p.mean[kept])
+    torch.testing.assert_close(q.variance, p.variance[kept])
+    torch.testing.assert_close(q.covariance_row(1), p.covariance_row(int(kept[1]))[kept])

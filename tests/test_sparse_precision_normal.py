@@ -303,6 +303,9 @@ def test_low_rank_plus_sparse_batches_are_their_items():
     assert y.shape == (4, 3, 12) and p.cov_factor.shape == (3, 12, 2)
     torch.testing.assert_close(p[1].log_prob(y[:, 1]), p.log_prob(y)[:, 1])
     torch.testing.assert_close(p[1].covariance_row(5), p.covariance_row(5)[1])
+    several = p.expand((4, 3))
+    assert several.sample().shape == (4, 3, 12) and several.entropy().shape == (4, 3)
+    torch.testing.assert_close(several.log_prob(y), p.log_prob(y))
 
 
 def test_low_rank_plus_sparse_gradients():
@@ -361,6 +364,8 @@ def test_bad_input_is_refused_with_what_to_do():
     assert p.sample((0,)).shape == (0, 12)
     with pytest.raises(ValueError, match="0..11"):
         p.condition(torch.tensor([12]), 1.0)
+    with pytest.raises(ValueError, match=r"mask \(12,\).*not torch.bool \(6,\)"):
+        p.condition(torch.ones(6, dtype=torch.bool), 1.0)
     with pytest.raises(ValueError, match="finite"):
         p.condition(torch.tensor([1]), math.nan)
     with pytest.raises(ValueError, match="S = 12"):
