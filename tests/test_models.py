@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from sos import datasets, models, paths, training
-from sos.config import Data, Experiment, Network, Objective, Training
+from sos import datasets, models, paths, prepare, training
+from sos.config import Data, Evaluation, Experiment, Network, Objective, Training
 
 SIZE = 12
 
@@ -173,6 +173,25 @@ def test_a_fresh_training_that_could_not_be_saved_is_not_trained_again(monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(training.Run, "optimise", None)
         models.load_or_train(experiment(), "fresh")
+
+
+def test_a_data_set_that_cannot_be_read_stops_no_other(monkeypatch):
+    def broken(data, split):
+        if data.name == "brains":
+            raise ValueError("no picture can be read")
+        return original(data, split)
+
+    original = datasets.load_split
+    monkeypatch.setattr(datasets, "load_split", broken)
+    monkeypatch.setattr(prepare, "cpu_count", lambda: 2)
+    monkeypatch.setattr(
+        prepare, "Parallel", lambda **_: lambda tasks: [f(*args[:3]) for f, args, _ in tasks]
+    )
+    monkeypatch.setattr(prepare.evaluation, "load_or_measure", lambda *_: None)
+    other = experiment(name="other", data={"name": "brains"})
+    errors = prepare.prepare_all([experiment(), other], "train", Evaluation(images=4))
+    assert list(errors) == ["other"] and "no picture" in str(errors["other"])
+    assert models.find(experiment(), "train")
 
 
 def test_unknown_kind_of_weights_is_named():
