@@ -87,7 +87,8 @@ def without_biases(module: nn.Module, state: dict, *_) -> None:
     """
     for name in [name for name in state if name.endswith(".running_mean")]:
         *path, norm, _ = name.split(".")
-        bias = state.pop(".".join((*path, NORMALISED.get(norm, norm), "bias")), None)
+        before = NORMALISED.get(norm)  # None: a normalisation that is not of these networks
+        bias = before and state.pop(".".join((*path, before, "bias")), None)
         if bias is not None:
             state[name] = state[name] - bias.to(state[name].dtype)
 

@@ -82,6 +82,16 @@ def test_weights_with_biases_before_normalisations_stay_what_they_are(variant):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+def test_a_normalisation_that_somebody_added_keeps_its_bias():
+    old, new = (model(9, 7, 3).encoder for _ in range(2))
+    for encoder in (old, new):
+        encoder.bn = torch.nn.BatchNorm1d(3)
+    torch.nn.init.normal_(old.bn.bias)
+    torch.nn.init.normal_(old.bn.running_mean)
+    new.load_state_dict(old.state_dict())
+    assert all(torch.equal(new.bn.state_dict()[k], v) for k, v in old.bn.state_dict().items())
+
+
 @pytest.mark.parametrize(
     "size, grids",
     [
