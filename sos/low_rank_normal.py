@@ -51,12 +51,12 @@ class Place(NamedTuple):
 
 def _places(items: int, rows: int, pixels: int, on_cpu: bool) -> Iterator[Place]:
     """Cut (items, rows, pixels) into blocks: several items, or a stretch of one; then the rests."""
-    budget = CPU_BLOCK if on_cpu else GPU_BLOCK
+    budget = GPU_BLOCK
     if on_cpu:
-        budget = min(budget, max(2**16, items * rows * pixels // 10))  # two: 0.4 copies of P
-    width = max(1, min(pixels, math.ceil(pixels / math.ceil(pixels / WIDTH) / 8) * 8))
+        budget = min(CPU_BLOCK, max(2**16, items * rows * pixels // 10))  # two: 0.4 copies of P
+    width = min(pixels, math.ceil(pixels / math.ceil(pixels / WIDTH) / 8) * 8)
     whole = pixels // width * width
-    depth = max(1, budget // max(1, rows * whole))
+    depth = max(1, budget // (rows * whole))
     length = whole if depth > 1 else max(1, budget // (rows * width)) * width
     for first in range(0, items, depth):
         item = slice(first, min(first + depth, items))
@@ -288,8 +288,7 @@ def _check_shapes(loc: Tensor, cov_factor: Tensor, cov_diag: Tensor) -> torch.Si
     if loc.dim() < 1 or loc.shape[-1] == 0 or not loc.is_floating_point():
         raise ValueError(
             f"loc must be a floating-point tensor (..., S), S > 0, not {loc.dtype} "
-            f"{tuple(loc.shape)}; "
-            f"flatten images with loc.flatten(1)"
+            f"{tuple(loc.shape)}; flatten images with loc.flatten(1)"
         )
     pixels = loc.shape[-1]
     if cov_factor.dim() < 2 or cov_factor.shape[-2] != pixels or cov_factor.dtype != loc.dtype:
@@ -703,7 +702,7 @@ def _kl_low_rank_normal(p: LowRankNormal, q: LowRankNormal) -> Tensor:
     batch, (pixels,) = torch.broadcast_shapes(p.batch_shape, q.batch_shape), p.event_shape
     difference = p.loc.double() - q.loc.double()
     components = p.expand(batch).cov_factor.mT.double().movedim(-2, 0)  # (R, *batch, S)
-    distances, rank_q = q.expand(batch)._distance_and_rank(
+    distances, rank_q = q._distance_and_rank(
         torch.cat([difference.expand(batch + (pixels,))[None], components]),
         difference.new_zeros(batch + (pixels,)),
     )

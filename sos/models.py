@@ -82,7 +82,7 @@ def load_or_train(experiment: Experiment, weights: str = "shipped", line: int = 
                 save(experiment, run, folder)
                 if growing.exists():  # not if it exploded early
                     (growing / "saved").touch()
-                    shutil.rmtree(growing, ignore_errors=True)
+                    shutil.rmtree(growing)
     return load(experiment, folder)
 
 

@@ -368,11 +368,11 @@ def correlations(p: dict, places: Sequence[tuple[int, int]], shape: Shape) -> Fi
                 ax.plot(j, i, "k+", ms=6)
                 digit = row[0].text(j, i, str(number), color="white", ha="center", va="center")
                 digit.set_path_effects([withStroke(linewidth=2, foreground="black")])
-                axes[0, number].set_title(str(number))
             for ax in row:
                 ax.set(xticks=[], yticks=[])
                 ax.spines[:].set_visible(False)
-        axes[0, 0].set_title("means")
+        for number, ax in enumerate(axes[0]):
+            ax.set_title(number or "means")
         bar = figure.colorbar(shown, ax=axes, shrink=0.6, label="correlation given z")
         bar.ax.tick_params(labelsize=7)
     return figure

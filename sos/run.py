@@ -373,14 +373,14 @@ def execute(notebook: Notebook, chosen: argparse.Namespace, experiments: list):
                     shutil.copyfile(copy, temporary)
             print(f"{notebook.name}: {ANSI.sub('', lines[-1])[-2000:]}", file=sys.stderr)
     folder = paths.FIGURES / chosen.profile
-    figures = sorted(f.name for f in folder.glob("*.*") if f.stat().st_mtime >= began)
+    made = (f for f in folder.rglob("*.*") if f.stat().st_mtime >= began)
+    figures = sorted(f.relative_to(folder).as_posix() for f in made)  # results/ too
     if state == "done":
         if chosen.write:
             from sos.notebooks import normalised
 
             paths.write_text(notebook.source, normalised(target))
             record_time(notebook, time.perf_counter() - clock_began)
-        figures += [f"results/{f.name}" for f in folder.glob(f"results/{notebook.name}.json")]
         stamp = {"key": before, "figures": figures}
         paths.write_text(executed(notebook, chosen, "json"), json.dumps(stamp, indent=1))
         log.unlink(missing_ok=True)

@@ -124,7 +124,9 @@ def check(experiment: Experiment) -> None:
             "rank_entropy_target to None, where D is learnt"
         )
     if training.stop_at_variance is not None and network.neighbourhood:
-        raise ValueError("stop_at_variance needs a variance, which a sparse L does not tell: None")
+        raise ValueError(
+            "stop_at_variance needs a variance, which a sparse L does not tell; set it to None"
+        )
 
 
 class Run:

@@ -109,7 +109,7 @@ def fitted(image: Image.Image, data: Data) -> np.ndarray:
     """A picture as (C, H, W) uint8: largest central crop of the aspect, antialiased resize."""
     image = image.convert("RGB" if data.channels == 3 else "L")
     scale = min(image.width / data.width, image.height / data.height)
-    crop = np.minimum(np.array([data.width, data.height]) * scale, image.size)  # not by rounding
+    crop = np.minimum(np.array([data.width, data.height]) * scale, image.size)  # despite rounding
     corner = (np.array(image.size) - crop) / 2
     box = (*corner, *(corner + crop))
     image = image.resize((data.width, data.height), Image.Resampling.BICUBIC, box=tuple(box))
