@@ -12,12 +12,24 @@ larger than itself, of which float32 would keep no digit.
 """
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints, register_kl
+from torch.distributions import (
+    Distribution,
+    Independent,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+    constraints,
+    kl_divergence,
+    register_kl,
+)
 
 __all__ = ["LowRankNormal", "PrincipalComponents", "slerp"]
 
@@ -159,6 +171,181 @@ def _residual_squares(value, loc, factor, diag, alpha) -> Tensor:
     return squares
 
 
+# The algebra below looks at values to decide what to do. As operators of torch it is a black box to
+# torch.compile, and torch.func.vmap gets rules of its own. The names follow the module's, so that a
+# copy of this file lives beside the original.
+_operator = partial(torch.library.custom_op, mutates_args=())
+_NAMESPACE = re.sub(r"\W", "_", __name__)
+
+
+@_operator(f"{_NAMESPACE}::ridge_and_rank")
+def _ridge_and_rank(
+    value: Tensor, loc: Tensor, factor: Tensor, diag: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Distances M (items, n), rank entropies H (items,), and what their gradients need: K^-1/2, a.
+
+    value, loc (items, n, S); factor (items, R, S); diag (items, 1, 1) or (items, 1, S).
+    """
+    gram, cross, square = _grams(value, loc, factor, diag)
+    pixels = factor.shape[-1]
+    root, half_logdet = _inverse_root(gram + _identity_like(gram))
+    alpha = cross @ root @ root.mT
+    outside = square + torch.linalg.vecdot(alpha @ gram - 2 * cross, alpha)
+    inside = alpha.square().sum(-1)
+    cancelled = UNIT * square > 1e-9 * (pixels + outside + inside)
+    if not _capturing(square) and bool(cancelled.any()):
+        outside = _residual_squares(value, loc, factor, diag, alpha)
+    return outside + inside, half_logdet, root, alpha
+
+
+@_ridge_and_rank.register_fake
+def _(value, loc, factor, diag):
+    (items, rank, _), n = factor.shape, value.shape[1]
+    shapes = (items, n), (items,), (items, rank, rank), (items, n, rank)
+    return tuple(factor.new_empty(shape, dtype=torch.float64) for shape in shapes)
+
+
+@_operator(f"{_NAMESPACE}::ridge_and_rank_gradients")
+def _gradients(
+    grad_distance: Tensor,
+    grad_entropy: Tensor,
+    value: Tensor,
+    loc: Tensor,
+    factor: Tensor,
+    diag: Tensor,
+    root: Tensor,
+    alpha: Tensor,
+    gain: float,
+    needed: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of `_ridge_and_rank` in its arguments; those not `needed` are (items, 0)."""
+    need_value, need_loc, need_factor, need_diag = needed
+    isotropic, rank, n = diag.shape[-1] == 1, factor.shape[1], value.shape[1]
+    need_residual = need_value or need_loc
+    together = need_residual and n <= rank  # with more values M's lower right part is a waste
+    twice = 2 * grad_distance[..., None]  # g (items, n, 1)
+    half = grad_entropy[:, None, None] / 2  # h (items, 1, 1)
+    # [dP; dr] = D^-1 M [P; r], M = [[h K^-1 + a g a^T, -a g], [-g a^T, g]]
+    kept, pull = 1 - gain, twice * alpha
+    inner = kept * (root @ root.mT) + gain * _identity_like(root)
+    matrix = torch.cat([2 * half * inner + kept * alpha.mT @ pull, -pull.mT], -1)
+    if together:
+        lower = torch.cat([-kept * pull, torch.diag_embed(twice[..., 0])], -1)
+        matrix = torch.cat([matrix, lower], -2)
+    if isotropic:
+        matrix, twice = matrix / diag, twice / diag
+    # What grad_residual leaves of P a in r; D's gradient takes that away too.
+    left = gain if need_residual and not together else 0.0
+    part, rest = (1 - left) * alpha, left * alpha
+    grad_value, grad_loc, grad_factor, grad_diag = _empty_gradients(
+        value, loc, factor, diag, needed
+    )
+    grad_residual = grad_value if need_value else grad_loc
+    if need_diag:
+        grad_diag.zero_()
+    for place, block, scratch in _float64_blocks(factor, value, loc):
+        at = place.items
+        if not isotropic:
+            inverse = place.of(diag).double().reciprocal()
+        if need_factor or together:
+            product = scratch[:, : matrix.shape[-2]]
+            torch.matmul(matrix[at], block, out=product)
+            if not isotropic:
+                product *= inverse
+        if need_factor:
+            place.of(grad_factor).copy_(product[:, :rank])
+        if together:
+            place.of(grad_residual).copy_(product[:, rank:])
+        if need_diag or (need_residual and not together):
+            residual = _to_residual(block, part[at])
+        if need_residual and not together:
+            scale = twice[at] if isotropic else twice[at] * inverse
+            place.of(grad_residual).copy_(residual * scale)
+        if need_diag:
+            if left:
+                _to_residual(block, rest[at])
+            leverage = (root[at].mT @ block[:, :rank]).square_().sum(-2, keepdim=True)
+            drop = grad_distance[at, None] @ residual.square() + half[at] * leverage
+            if isotropic:
+                grad_diag[at] -= drop.sum(-1, keepdim=True) / diag[at].double().square()
+            else:
+                place.of(grad_diag).copy_(-drop * inverse.square())
+    if need_loc:
+        torch.neg(grad_residual, out=grad_loc)
+    return grad_value, grad_loc, grad_factor, grad_diag
+
+
+@_gradients.register_fake
+def _(grad_distance, grad_entropy, value, loc, factor, diag, root, alpha, gain, needed):
+    return _empty_gradients(value, loc, factor, diag, needed)
+
+
+def _empty_gradients(value, loc, factor, diag, needed) -> tuple[Tensor, ...]:
+    """Room for the gradients of value, loc, factor and diag, of those that are needed."""
+    exact = torch.promote_types(value.dtype, loc.dtype)  # value may be of whole numbers
+    arguments = (value, exact), (loc, exact), (factor, factor.dtype), (diag, torch.float64)
+    return tuple(
+        torch.empty_like(x, dtype=dtype) if need else x.new_empty(len(x), 0, dtype=dtype)
+        for (x, dtype), need in zip(arguments, needed, strict=True)
+    )
+
+
+def _folded(x: Tensor, axis: int | None, count: int, into: int) -> Tensor:
+    """An argument under vmap, its axis of `count` (None: the same for all) folded into another."""
+    if axis is None:
+        x = x.unsqueeze(into).expand(*x.shape[:into], count, *x.shape[into:])
+    else:
+        x = x.movedim(axis, into)
+    return x.flatten(into, into + 1)
+
+
+@_ridge_and_rank.register_vmap
+def _(info, axes, *arguments):
+    count = info.batch_size
+    if axes[2:] == (None, None):  # one P for all: what is mapped are further values of each item
+        value, loc = (_folded(x, a, count, 1) for x, a in zip(arguments[:2], axes, strict=False))
+        distance, *shared, alpha = _ridge_and_rank(value, loc, *arguments[2:])
+        distance, alpha = (x.unflatten(1, (count, -1)) for x in (distance, alpha))
+        return (distance, *shared, alpha), (1, None, None, 1)
+    folded = (_folded(x, axis, count, 0) for x, axis in zip(arguments, axes, strict=True))
+    results = _ridge_and_rank(*folded)
+    return tuple(x.unflatten(0, (count, -1)) for x in results), (0,) * 4
+
+
+@_gradients.register_vmap
+def _(info, axes, *arguments):
+    count, tensors, rest = info.batch_size, arguments[:8], arguments[8:]
+    needed = rest[-1]
+    if axes[4:7] == (None,) * 3 and not any(needed[2:]):  # one P for all, without a gradient
+        distance, value, loc, alpha = (_folded(tensors[k], axes[k], count, 1) for k in (0, 2, 3, 7))
+        unused = tensors[6].new_zeros(len(tensors[6]))  # the entropy's, which P and D alone have
+        results = _gradients(distance, unused, value, loc, *tensors[4:7], alpha, *rest)
+        pairs = list(zip(results, needed, strict=True))
+        mapped = (x.unflatten(1, (count, -1)) if need else x for x, need in pairs)
+        return tuple(mapped), tuple(1 if need else None for _, need in pairs)
+    folded = (_folded(x, axis, count, 0) for x, axis in zip(tensors, axes, strict=False))
+    results = _gradients(*folded, *rest)
+    return tuple(x.unflatten(0, (count, -1)) for x in results), (0,) * 4
+
+
+class _Gradients(torch.autograd.Function):
+    """`_gradients`, of which there are no further ones."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*arguments):
+        return _gradients(*arguments)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *grads):
+        raise RuntimeError("LowRankNormal.log_prob and rank_entropy differentiate only once")
+
+
 class _RidgeAndRank(torch.autograd.Function):
     """Mahalanobis distances M (items, n) and rank entropy H = log|I + P^T D^-1 P| / 2 (items,).
 
@@ -169,86 +356,27 @@ class _RidgeAndRank(torch.autograd.Function):
     With a gain k, for D = epsilon I, the gradients of loc and factor are multiplied by
     (1 - k) I + k Sigma / epsilon. P^T D^-1 e = a and P^T D^-1 P K^-1 = I - K^-1, so that it takes
     no more work: e becomes r - (1 - k) P a, and K^-1 becomes (1 - k) K^-1 + k I.
-
-    value, loc (items, n, S); factor (items, R, S); diag (items, 1, 1) or (items, 1, S).
     """
 
-    @staticmethod
-    def forward(ctx, value, loc, factor, diag, gain):
-        gram, cross, square = _grams(value, loc, factor, diag)
-        pixels = factor.shape[-1]
-        root, half_logdet = _inverse_root(gram + _identity_like(gram))
-        alpha = cross @ root @ root.mT
-        outside = square + torch.linalg.vecdot(alpha @ gram - 2 * cross, alpha)
-        inside = alpha.square().sum(-1)
-        cancelled = UNIT * square > 1e-9 * (pixels + outside + inside)
-        if not _capturing(square) and bool(cancelled.any()):
-            outside = _residual_squares(value, loc, factor, diag, alpha)
-        ctx.save_for_backward(value, loc, factor, diag, root, alpha)
-        ctx.gain = gain
-        return outside + inside, half_logdet
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(ctx, grad_distance, grad_entropy):
-        if torch.is_grad_enabled():  # create_graph; once_differentiable would pass in silence
-            raise RuntimeError("LowRankNormal.log_prob and rank_entropy differentiate only once")
-        value, loc, factor, diag, root, alpha = ctx.saved_tensors
-        need_value, need_loc, need_factor, need_diag, _ = ctx.needs_input_grad
-        isotropic, rank, n = diag.shape[-1] == 1, factor.shape[1], value.shape[1]
-        need_residual = need_value or need_loc
-        together = need_residual and n <= rank  # with more values M's lower right part is a waste
-        twice = 2 * grad_distance[..., None]  # g (items, n, 1)
-        half = grad_entropy[:, None, None] / 2  # h (items, 1, 1)
-        # [dP; dr] = D^-1 M [P; r], M = [[h K^-1 + a g a^T, -a g], [-g a^T, g]]
-        kept, pull = 1 - ctx.gain, twice * alpha
-        inner = kept * (root @ root.mT) + ctx.gain * _identity_like(root)
-        matrix = torch.cat([2 * half * inner + kept * alpha.mT @ pull, -pull.mT], -1)
-        if together:
-            lower = torch.cat([-kept * pull, torch.diag_embed(twice[..., 0])], -1)
-            matrix = torch.cat([matrix, lower], -2)
-        if isotropic:
-            matrix, twice = matrix / diag, twice / diag
-        # What grad_residual leaves of P a in r; D's gradient takes that away too.
-        left = ctx.gain if need_residual and not together else 0.0
-        part, rest = (1 - left) * alpha, left * alpha
-        grad_factor = torch.empty_like(factor) if need_factor else None
-        exact = torch.promote_types(value.dtype, loc.dtype)  # value may be of bytes
-        grad_residual = torch.empty_like(value, dtype=exact) if need_residual else None
-        grad_diag = torch.zeros_like(diag, dtype=torch.float64) if need_diag else None
-        for place, block, scratch in _float64_blocks(factor, value, loc):
-            at = place.items
-            if not isotropic:
-                inverse = place.of(diag).double().reciprocal()
-            if need_factor or together:
-                product = scratch[:, : matrix.shape[-2]]
-                torch.matmul(matrix[at], block, out=product)
-                if not isotropic:
-                    product *= inverse
-            if need_factor:
-                place.of(grad_factor).copy_(product[:, :rank])
-            if together:
-                place.of(grad_residual).copy_(product[:, rank:])
-            if need_diag or (need_residual and not together):
-                residual = _to_residual(block, part[at])
-            if need_residual and not together:
-                scale = twice[at] if isotropic else twice[at] * inverse
-                place.of(grad_residual).copy_(residual * scale)
-            if need_diag:
-                if left:
-                    _to_residual(block, rest[at])
-                leverage = (root[at].mT @ block[:, :rank]).square_().sum(-2, keepdim=True)
-                drop = grad_distance[at, None] @ residual.square() + half[at] * leverage
-                if isotropic:
-                    grad_diag[at] -= drop.sum(-1, keepdim=True) / diag[at].double().square()
-                else:
-                    place.of(grad_diag).copy_(-drop * inverse.square())
-        return (
-            grad_residual if need_value else None,
-            (-grad_residual if need_value else grad_residual.neg_()) if need_loc else None,
-            grad_factor,
-            grad_diag.to(diag.dtype) if need_diag else None,
-            None,
-        )
+    def forward(value, loc, factor, diag, gain):
+        return _ridge_and_rank(value, loc, factor, diag)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.gain = inputs
+        _, _, root, alpha = output
+        ctx.mark_non_differentiable(root, alpha)
+        ctx.save_for_backward(*tensors, root, alpha)
+
+    @staticmethod
+    def backward(ctx, grad_distance, grad_entropy, *_):
+        needed = list(ctx.needs_input_grad[:4])
+        saved = ctx.saved_tensors
+        grads = _Gradients.apply(grad_distance, grad_entropy, *saved, ctx.gain, needed)
+        return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), None
 
 
 def _transform(factor: Tensor, matrix: Tensor) -> Tensor:
@@ -260,27 +388,110 @@ def _transform(factor: Tensor, matrix: Tensor) -> Tensor:
     return result
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b in their own precision, also under autocast."""
+    kind = a.device.type
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return a @ b
+    with torch.autocast(kind, enabled=False):
+        return a @ b
+
+
 def _combine(factor: Tensor, weights: Tensor) -> Tensor:
     """P w without copies of P: (*own, S, R), (*sample, *own, R) -> (*sample, *own, S)."""
     own, lead = factor.shape[:-2], weights.shape[:-1]
     samples = lead[: len(lead) - len(own)]
     if lead != samples + own:
-        return (factor @ weights.unsqueeze(-1)).squeeze(-1)
+        return _product(factor, weights.unsqueeze(-1)).squeeze(-1)
     folded = weights.reshape(samples.numel(), *own, weights.shape[-1]).movedim(0, -2)
-    return (folded @ factor.mT).movedim(-2, 0).reshape(weights.shape[:-1] + factor.shape[-2:-1])
+    rows = _product(folded, factor.mT).movedim(-2, 0)
+    return rows.reshape(weights.shape[:-1] + factor.shape[-2:-1])
 
 
-def _check_finite(name: str, x: Tensor, positive: bool = False) -> None:
-    """One pass over x: its sum is finite only if all of it is. Raises ValueError that names it."""
-    x = x.detach()
-    finite = bool(x.sum().isfinite()) or bool(x.isfinite().all())
-    if not finite or (positive and not bool((x > 0).all())):
-        low, high = torch.aminmax(x)
-        kind = "positive and finite" if positive else "finite"
-        raise ValueError(
-            f"{name} must be {kind}, but its values reach from {low.item():g} to {high.item():g}; "
-            f"check what produced it, or pass validate_args=False to skip this check"
+def _as_size(shape) -> torch.Size:
+    """A shape from what people give as one: a number, or a sequence of them, of numpy's too."""
+    if isinstance(shape, torch.Size):
+        return shape
+    return torch.Size([shape] if hasattr(shape, "__index__") else shape)
+
+
+def _as_tensor(x, like: Tensor) -> Tensor:
+    """x itself if it is a tensor; numbers, lists and arrays become one of the dtype of `like`."""
+    if isinstance(x, Tensor):
+        return x
+    return torch.as_tensor(x, dtype=like.dtype, device=like.device)
+
+
+def _take(index, batch: torch.Size, *tensors: Tensor) -> list[Tensor]:
+    """Tensors (*batch, ...) at an index of the batch: in p[..., 0] the dots end with the batch.
+
+    Raises IndexError as a tensor of the batch's shape does.
+    """
+    index = index if isinstance(index, tuple) else (index,)
+    tensors[0].new_empty(()).expand(batch)[index]
+    if not any(part is Ellipsis for part in index):
+        index = (*index, Ellipsis)
+    return [x[(*index, *[slice(None)] * (x.dim() - len(batch)))] for x in tensors]
+
+
+def _pixel(index: int, pixels: int) -> int:
+    """A pixel's number from 0, of one that may count from the end. Raises IndexError."""
+    if not -pixels <= index < pixels:
+        raise IndexError(
+            f"index must lie in 0..{pixels - 1} or, from the end, in -{pixels}..-1, not {index}"
         )
+    return int(index) % pixels
+
+
+def _check_values(name: str, x: Tensor, low: float = -math.inf, high: float = math.inf) -> bool:
+    """Raises ValueError that names x unless all of it is finite and lies between the limits.
+
+    Mostly one pass: the sum is finite only if all is. Returns False where nothing can be looked at,
+    while torch.compile traces and inside torch.func.vmap.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    x = x.detach()
+    try:
+        right = bool(x.sum().isfinite()) or bool(x.isfinite().all())
+        right = right and (low == -math.inf or bool((x > low).all()))
+        right = right and (high == math.inf or bool((x < high).all()))
+    except RuntimeError as error:
+        if "vmap" not in str(error):
+            raise
+        return False
+    if not right:
+        least, most = torch.aminmax(x)
+        kind = "positive and finite" if low == 0 else "finite"
+        if high < math.inf:
+            kind += f" and between {low:g} and {high:g}"
+        raise ValueError(
+            f"{name} must be {kind}, but its values reach from {least.item():g} to "
+            f"{most.item():g}; check what produced it, or pass validate_args=False to skip this "
+            f"check"
+        )
+    return True
+
+
+def _check_value(value, loc: Tensor, validate: bool) -> Tensor:
+    """The value of a density as a tensor (..., S), if `validate` a finite one. Raises ValueError.
+
+    Bytes are refused where they are those of images and the mean lies within 0..1.
+    """
+    value = _as_tensor(value, loc)
+    if value.dim() < 1 or value.shape[-1] != loc.shape[-1]:
+        raise ValueError(
+            f"value must be (..., S) with S = {loc.shape[-1]}, not {tuple(value.shape)}; "
+            f"flatten images with value.flatten(1)"
+        )
+    if validate and _check_values("value", value) and value.dtype == torch.uint8:
+        high, most = (x.detach().abs().max().item() if x.numel() else 0 for x in (loc, value))
+        if high <= 2 < most:
+            raise ValueError(
+                f"value must be on loc's scale, which reaches {high:.3g}, but is of bytes up to "
+                f"{most}; divide images by 255, or pass value.float()"
+            )
+    return value
 
 
 def _check_shapes(loc: Tensor, cov_factor: Tensor, cov_diag: Tensor) -> torch.Size:
@@ -291,9 +502,10 @@ def _check_shapes(loc: Tensor, cov_factor: Tensor, cov_diag: Tensor) -> torch.Si
             f"{tuple(loc.shape)}; flatten images with loc.flatten(1)"
         )
     pixels = loc.shape[-1]
-    if cov_factor.dim() < 2 or cov_factor.shape[-2] != pixels or cov_factor.dtype != loc.dtype:
+    real = not cov_factor.is_complex()
+    if cov_factor.dim() < 2 or cov_factor.shape[-2] != pixels or not real:
         raise ValueError(
-            f"cov_factor must be {loc.dtype} and (..., S, R) with loc's S = {pixels}, not "
+            f"cov_factor must be real and (..., S, R) with loc's S = {pixels}, not "
             f"{cov_factor.dtype} {tuple(cov_factor.shape)}; pass an R-major (..., R, S) one as x.mT"
         )
     if cov_diag.shape[-1] not in (1, pixels):
@@ -316,9 +528,10 @@ class LowRankNormal(Distribution):
 
     loc (..., S); cov_factor (..., S, R) of any strides, R = 0 and R >= S included; cov_diag a
     number, (), (..., 1) or (..., S). Batch shapes broadcast. Memory beyond the arguments: small
-    blocks, and the gradients. `log_prob`, entropies and KL are float64, everything else has loc's
-    dtype. Raises ValueError for wrong shapes and, unless validate_args is False, for values that
-    are not finite (cov_diag: positive).
+    blocks, and the gradients. `log_prob`, entropies and KL are float64, everything else has the
+    dtype of loc and cov_factor, where they differ the larger, also under autocast. Raises
+    ValueError for wrong shapes and, unless validate_args is False, for values that are not finite
+    (cov_diag: positive).
     """
 
     arg_constraints = {}  # checked here in one pass each, with messages that say what to do
@@ -332,20 +545,26 @@ class LowRankNormal(Distribution):
         cov_diag: Tensor | float = 1e-5,
         validate_args: bool | None = None,
     ):
+        if not (isinstance(loc, Tensor) and isinstance(cov_factor, Tensor)):
+            raise TypeError(
+                f"loc and cov_factor must be tensors, not {type(loc).__name__} and "
+                f"{type(cov_factor).__name__}; pass torch.as_tensor(x)"
+            )
         if not isinstance(cov_diag, Tensor):
-            cov_diag = torch.full((1,), cov_diag, dtype=torch.float64, device=loc.device)
+            cov_diag = torch.as_tensor(cov_diag, dtype=torch.float64, device=loc.device)
         cov_diag = cov_diag.reshape(1) if cov_diag.dim() == 0 else cov_diag
         batch_shape = _check_shapes(loc, cov_factor, cov_diag)
-        self._loc, self._factor, self._diag = loc, cov_factor, cov_diag
+        dtype = torch.promote_types(loc.dtype, cov_factor.dtype)
+        self._loc, self._factor, self._diag = loc.to(dtype), cov_factor.to(dtype), cov_diag
         self._fixed = False  # True where condition() has set variances to zero
         super().__init__(batch_shape, loc.shape[-1:], validate_args=False)
         self._validate_args = (
             Distribution._validate_args if validate_args is None else validate_args
         )
         if self._validate_args:
-            _check_finite("loc", loc)
-            _check_finite("cov_factor", cov_factor)
-            _check_finite("cov_diag", cov_diag, positive=True)
+            _check_values("loc", loc)
+            _check_values("cov_factor", cov_factor)
+            _check_values("cov_diag", cov_diag, low=0)
 
     def _derived(self, loc: Tensor, factor: Tensor, diag: Tensor) -> "LowRankNormal":
         new = LowRankNormal(loc, factor, diag, validate_args=False)
@@ -358,7 +577,7 @@ class LowRankNormal(Distribution):
         new._loc, new._factor, new._diag = self._loc, self._factor, self._diag
         new._fixed = self._fixed
         super(LowRankNormal, new).__init__(
-            torch.Size(batch_shape), self.event_shape, validate_args=False
+            _as_size(batch_shape), self.event_shape, validate_args=False
         )
         new._validate_args = self._validate_args
         return new
@@ -366,9 +585,12 @@ class LowRankNormal(Distribution):
     def __getitem__(self, index) -> "LowRankNormal":
         """The distributions at `index` of the batch, as views; p[0] of a batch (N,) is one."""
         batch, diag = self.batch_shape, self._diag
-        return self._derived(
-            self.loc[index], self.cov_factor[index], diag.expand(batch + diag.shape[-1:])[index]
-        )
+        parts = self.loc, self.cov_factor, diag.expand(batch + diag.shape[-1:])
+        return self._derived(*_take(index, batch, *parts))
+
+    def __repr__(self) -> str:
+        sizes = f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)}"
+        return f"{type(self).__name__}({sizes}, rank={self.rank})"
 
     @property
     def rank(self) -> int:
@@ -442,7 +664,7 @@ class LowRankNormal(Distribution):
         diag = diag.reshape(items, 1, diag.shape[-1])
         n = lead.numel() // max(1, items)
         value, loc = (x.reshape(n, items, pixels).transpose(0, 1) for x in (value, loc))
-        distance, entropy = _RidgeAndRank.apply(value, loc, factor, diag, gain)
+        distance, entropy, *_ = _RidgeAndRank.apply(value, loc, factor, diag, float(gain))
         return distance.mT.reshape(lead), self._own(entropy, own)
 
     def _log_det_diag(self) -> Tensor:
@@ -455,8 +677,9 @@ class LowRankNormal(Distribution):
         """log p(value) and log|I + P^T D^-1 P| / 2 from one pass over P (eq. 3).
 
         value (*sample, *batch, S) -> (*sample, *batch) and (*batch), nats, float64. Differentiable
-        once, in value, loc, cov_factor and cov_diag. Raises ValueError for a wrong value, and where
-        condition() has fixed pixels.
+        once, in value, loc, cov_factor and cov_diag, by reverse mode: backward(), torch.func.grad,
+        vjp and jacrev, under vmap and torch.compile too, but not jvp. Raises ValueError for a wrong
+        value, and where condition() has fixed pixels.
 
         A `span_gain` k multiplies the gradients of loc and cov_factor by (1 - k) I + k Sigma /
         epsilon, for training with D = epsilon I: with epsilon = 1e-5 the gradient is e / epsilon
@@ -465,13 +688,7 @@ class LowRankNormal(Distribution):
         symmetric positive definite: stationary points stay where they are. k = 1 gives the natural
         gradient of loc.
         """
-        if value.dim() < 1 or value.shape[-1:] != self.event_shape:
-            raise ValueError(
-                f"value must be (..., S) with S = {self.event_shape[0]}, not {tuple(value.shape)}; "
-                f"flatten images with value.flatten(1)"
-            )
-        if self._validate_args:
-            _check_finite("value", value)
+        value = _check_value(value, self._loc, self._validate_args)
         if span_gain and (self._diag.shape[-1] > 1 or value.requires_grad):
             raise ValueError(
                 "span_gain needs D = epsilon I and a value without gradient; give cov_diag as one "
@@ -503,13 +720,14 @@ class LowRankNormal(Distribution):
 
     def rsample(self, sample_shape=(), generator: torch.Generator | None = None) -> Tensor:
         """mu + P w + sqrt(D) v with fresh standard normal w and v: (*sample_shape, *batch, S)."""
-        shape = self._extended_shape(torch.Size(sample_shape))
+        shape = self._extended_shape(_as_size(sample_shape))
         options = {"dtype": self._loc.dtype, "device": self._loc.device, "generator": generator}
         noise_factor = torch.randn(shape[:-1] + (self.rank,), **options)
         return self.rsample_from(noise_factor, torch.randn(shape, **options))
 
     def rsample_from(self, noise_factor: Tensor, noise_diag: Tensor) -> Tensor:
         """mu + P w + sqrt(D) v for given noise w (..., R) and v (..., S) that broadcast (eq. 4)."""
+        noise_factor, noise_diag = (_as_tensor(x, self._loc) for x in (noise_factor, noise_diag))
         wanted = {"noise_factor": (noise_factor, self.rank)}
         wanted["noise_diag"] = (noise_diag, self.event_shape[0])
         for name, (noise, size) in wanted.items():
@@ -523,7 +741,7 @@ class LowRankNormal(Distribution):
 
     def covariance_row(self, index: int) -> Tensor:
         """Covariance of every pixel with pixel `index`, P p_i + d_i at i: (*batch, S)."""
-        index = range(self.event_shape[0])[index]  # IndexError where there is no such pixel
+        index = _pixel(index, self.event_shape[0])
         own_variance = torch.zeros_like(self.loc)
         own_variance[..., index] = self.cov_diag[..., index]
         return _combine(self._factor, self._factor[..., index, :]) + own_variance
@@ -553,19 +771,20 @@ class LowRankNormal(Distribution):
         directions = _transform(factor, rotation / scales.where(scales > 0, math.inf)[:, None])
         if directions.numel():
             peak = directions.abs().argmax(-1, keepdim=True)
-            sign = torch.where(directions.gather(-1, peak) < 0, -1.0, 1.0)  # (items, R, 1)
+            sign = 1 - 2 * (directions.gather(-1, peak) < 0).to(factor.dtype)  # (items, R, 1)
             directions, rotation = directions * sign, rotation * sign.mT
         own = self._factor.shape[:-2]
         results = directions.mT, scales.to(factor.dtype), rotation
         return PrincipalComponents(*(self._own(x, own) for x in results))
 
     @torch.no_grad()
-    def scale_components(self, scales: Tensor) -> "LowRankNormal":
+    def scale_components(self, scales: Tensor | Sequence[float]) -> "LowRankNormal":
         """Multiply the principal components by `scales`, P V diag(a) V^T (eq. 5). No gradients.
 
         scales (R,) or (*batch, R), in descending order of the components; zero removes one, ones
         change nothing.
         """
+        scales = _as_tensor(scales, self._loc)
         if scales.dim() < 1 or scales.shape[-1] != self.rank:
             raise ValueError(
                 f"scales must be (..., R) with R = {self.rank}, not {tuple(scales.shape)}; "
@@ -581,7 +800,10 @@ class LowRankNormal(Distribution):
 
     @torch.no_grad()
     def condition(
-        self, index: Tensor, values: Tensor | float, noise_variance: Tensor | float | None = None
+        self,
+        index: Tensor | Sequence[int] | int,
+        values: Tensor | Sequence[float] | float,
+        noise_variance: Tensor | Sequence[float] | float | None = None,
     ) -> "LowRankNormal":
         """The distribution given values b of some pixels (eq. 6-7). No gradients.
 
@@ -591,17 +813,18 @@ class LowRankNormal(Distribution):
         Repeated calls accumulate; a pixel that was fixed before simply takes its new value.
         O(q R^2 + R^3 + S R^2).
 
-        w | b ~ N(m, V), V = (I + P2^T D2^-1 P2)^-1, m = V P2^T D2^-1 (b - mu2), D2 with the noise.
+        w | b ~ N(m, V), V = (I + W^T W)^-1, m = V W^T D2^-1/2 (b - mu2), W = D2^-1/2 P2, D2 with
+        the noise.
         """
-        index, position, given = _edited_pixels(index, self.event_shape[0])
+        index, position, given = _edited_pixels(index, self.event_shape[0], self._loc.device)
         if index.numel() == 0:
             return self
         values = _per_edit("values", values, position, given, self._loc.device)
         noise = 0.0 if noise_variance is None else noise_variance
         noise = _per_edit("noise_variance", noise, position, given, self._loc.device)
         if self._validate_args:
-            _check_finite("values", values)
-            _check_finite("noise_variance", noise)
+            _check_values("values", values)
+            _check_values("noise_variance", noise)
             if bool((noise < 0).any()):
                 raise ValueError("noise_variance must not be negative; pass None for exact edits")
         diag = self._diag.expand(self._diag.shape[:-1] + self.event_shape)
@@ -611,16 +834,17 @@ class LowRankNormal(Distribution):
         total = diag_2 + noise
         weight = torch.where(total > 0, 1 / total, 0.0)
         kept = noise * weight  # the share of a pixel's own noise that remains: 0 for exact edits
-        eigenvalues, eigenvectors = torch.linalg.eigh(
-            (factor_2 * weight.unsqueeze(-1)).mT @ factor_2
-        )
-        shrink = (1 + eigenvalues.clamp_min(0)).rsqrt().unsqueeze(-2)  # V^1/2 = Q shrink Q^T
+        squares, directions = _right_singular(weight.sqrt().unsqueeze(-1) * factor_2)
+        shrink = (1 + squares).rsqrt().unsqueeze(-2)  # V^1/2 = I + Q (shrink - 1) Q^T
         cross = (weight * offset).unsqueeze(-2) @ factor_2
-        weights = (cross @ eigenvectors * shrink.square()) @ eigenvectors.mT  # (..., 1, R)
-        root = (eigenvectors * shrink @ eigenvectors.mT).to(self._loc.dtype)
-        factor = root @ self._factor.mT  # (..., R, S)
+        weights = (cross @ directions * shrink.square()) @ directions.mT  # (..., 1, R)
+        root = (
+            _identity_like(directions @ directions.mT) + directions * (shrink - 1) @ directions.mT
+        )
+        root = root.to(self._loc.dtype)
+        factor = _product(root, self._factor.mT)  # (..., R, S)
         factor[..., index] *= kept.unsqueeze(-2).to(factor.dtype)
-        shift = (weights.to(self._loc.dtype) @ self._factor.mT).squeeze(-2)
+        shift = _product(weights.to(self._loc.dtype), self._factor.mT).squeeze(-2)
         loc = self._loc + shift
         predicted = offset + kept * ((weights @ factor_2.mT).squeeze(-2) - offset)
         mean_2 = torch.where(kept == 0, values, values - offset + predicted)
@@ -635,35 +859,51 @@ class LowRankNormal(Distribution):
         return new
 
 
-def _edited_pixels(index: Tensor, pixels: int) -> tuple[Tensor, Tensor, int]:
+def _right_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared singular values s^2 (..., m) and right singular vectors (..., R, m) of (..., q, R).
+
+    Through the R x R Gram matrix, which is quick, where q > R and its rounding errors stay small
+    beside 1; else through the matrix itself, so that what it leaves open stays exactly that.
+    """
+    q, rank = matrix.shape[-2:]
+    if q > rank:
+        gram = matrix.mT @ matrix
+        if bool((gram.diagonal(dim1=-2, dim2=-1).sum(-1) * UNIT < 1e-10).all()):
+            values, vectors = torch.linalg.eigh(gram)
+            return values.clamp_min(0), vectors
+    _, values, rows = torch.linalg.svd(matrix, full_matrices=False)
+    return values.square(), rows.mT
+
+
+def _edited_pixels(index, pixels: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
     """Ascending pixel numbers without repeats, where in `index` each stands last, its length."""
+    index = torch.as_tensor(index, device=device)
     if index.dtype == torch.bool:
         if index.shape != (pixels,):
             raise ValueError(
                 f"index, as a mask, must be ({pixels},), not {tuple(index.shape)}; flatten it"
             )
         index = index.nonzero().squeeze(-1)
-    if index.dim() != 1 or index.is_floating_point():
+    if index.dim() > 1 or (index.numel() and (index.is_floating_point() or index.is_complex())):
         raise ValueError(
-            f"index must be a 1-D tensor of pixel numbers or a mask, not {index.dtype} "
+            f"index must be pixel numbers (q,) or a mask ({pixels},), not {index.dtype} "
             f"{tuple(index.shape)}; flat numbers count channels, then rows, then columns"
         )
+    index = index.reshape(-1).long()
     if index.numel() and not -pixels <= index.min() <= index.max() < pixels:
         raise ValueError(
             f"index must lie in 0..{pixels - 1} or, from the end, in -{pixels}..-1, but reaches "
             f"from {index.min()} to {index.max()}; "
             f"flat numbers count channels, then rows, then columns"
         )
-    order = torch.arange(index.numel(), device=index.device)
-    last = torch.full((pixels,), -1, device=index.device)
-    last.scatter_reduce_(0, index.long() % pixels, order, "amax")
+    order = torch.arange(index.numel(), device=device)
+    last = torch.full((pixels,), -1, device=device)
+    last.scatter_reduce_(0, index % pixels, order, "amax")
     edited = (last >= 0).nonzero().squeeze(-1)
     return edited, last[edited], index.numel()
 
 
-def _per_edit(
-    name: str, x: Tensor | float, position: Tensor, given: int, device: torch.device
-) -> Tensor:
+def _per_edit(name: str, x, position: Tensor, given: int, device: torch.device) -> Tensor:
     """x of every kept edit in float64: (..., q)."""
     x = torch.as_tensor(x, dtype=torch.float64, device=device)
     if x.dim() == 0:
@@ -697,9 +937,13 @@ def _kl_low_rank_normal(p: LowRankNormal, q: LowRankNormal) -> Tensor:
     """KL(p || q) = (tr(Sigma_q^-1 Sigma_p) - S + M_q(mu_p) + log|Sigma_q| - log|Sigma_p|) / 2.
 
     The trace is the Mahalanobis distances of p's components plus sum_i d_p,i (Sigma_q^-1)_ii.
-    Nats, float64, (*batch). For analysis: it makes float64 copies of both factors.
+    Nats, float64, (*batch). For analysis: it makes float64 copies of both factors. Where the
+    covariance itself is no larger than a factor, it is what loses no digits.
     """
     batch, (pixels,) = torch.broadcast_shapes(p.batch_shape, q.batch_shape), p.event_shape
+    if max(p.rank, q.rank) >= pixels and not (p._fixed or q._fixed):
+        with suppress(torch.linalg.LinAlgError):  # singular to float64
+            return kl_divergence(_dense(p), _dense(q))
     difference = p.loc.double() - q.loc.double()
     components = p.expand(batch).cov_factor.mT.double().movedim(-2, 0)  # (R, *batch, S)
     distances, rank_q = q._distance_and_rank(
@@ -715,6 +959,39 @@ def _kl_low_rank_normal(p: LowRankNormal, q: LowRankNormal) -> Tensor:
     trace = distances[1:].sum(0) + (ratio * (1 - leverage)).sum(-1)
     log_ratio = q._log_det_diag() - p._log_det_diag() + 2 * (rank_q - p.rank_entropy)
     return 0.5 * (trace - pixels + distances[0] + log_ratio)
+
+
+def _dense(p: Distribution) -> MultivariateNormal:
+    """p with its whole covariance in float64."""
+    if isinstance(p, MultivariateNormal):
+        return MultivariateNormal(p.loc.double(), scale_tril=p.scale_tril.double())
+    factor = p._factor.double()
+    covariance = factor @ factor.mT + torch.diag_embed(p.cov_diag.double())
+    return MultivariateNormal(p.loc.double(), covariance, validate_args=False)
+
+
+def _low_rank(p: Distribution) -> LowRankNormal:
+    """p as a LowRankNormal: torch's own class, or independent pixels."""
+    if isinstance(p, LowRankMultivariateNormal):
+        return LowRankNormal(p.loc, p.cov_factor, p.cov_diag, validate_args=False)
+    if isinstance(p, Independent):
+        if not isinstance(p.base_dist, Normal) or p.reinterpreted_batch_ndims != 1:
+            raise NotImplementedError("KL needs Independent(Normal(mean, std), 1)")
+        factor = p.mean.new_zeros(*p.event_shape, 0)
+        return LowRankNormal(p.mean, factor, p.variance, validate_args=False)
+    return p
+
+
+def _kl_with_torchs(p: Distribution, q: Distribution) -> Tensor:
+    """KL(p || q) of a LowRankNormal and one of torch's normals, in nats, float64: (*batch)."""
+    dense = isinstance(p, MultivariateNormal) or isinstance(q, MultivariateNormal)
+    form = _dense if dense else _low_rank
+    return kl_divergence(form(p), form(q))
+
+
+for _other in (LowRankMultivariateNormal, MultivariateNormal, Independent):
+    register_kl(LowRankNormal, _other)(_kl_with_torchs)
+    register_kl(_other, LowRankNormal)(_kl_with_torchs)
 
 
 def _blend(a: Tensor, b: Tensor, t: Tensor) -> Tensor:

@@ -47,7 +47,7 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or parallel.world_size() == 1:
             return super().forward(x)
-        values, count = x.float(), x.numel() // x.shape[1]
+        values, count = x.to(self.weight.dtype), x.numel() // x.shape[1]
         variance, mean = torch.var_mean(values, (0, 2, 3), correction=0)
         sums = parallel.Sum.apply(torch.cat([count * mean, mean.new_tensor([count])]))
         counts, mean_of_all = sums[-1].detach(), sums[:-1] / sums[-1]
@@ -166,7 +166,7 @@ class Encoder(nn.Module):
         self.register_load_state_dict_pre_hook(without_biases)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.trunk(x).float()
+        features = self.trunk(x).to(self.mean.weight.dtype)  # bfloat16 under autocast
         with torch.autocast(x.device.type, enabled=False):
             variance = F.softplus(self.variance(features)) + DIAGONAL_FLOOR
             return self.mean(features), variance.sqrt()
@@ -228,7 +228,7 @@ class ObservationHead(nn.Module):
 
     def forward(self, features: Tensor, mean_only: bool = False) -> Observation:
         with torch.autocast(features.device.type, enabled=False):
-            features = features.float()
+            features = features.to(self.mean.weight.dtype)  # bfloat16 under autocast
             batch = len(features)
             loc = self.mean(features).flatten(1)  # (batch, S), channel-major
             if self.factor is None or mean_only:

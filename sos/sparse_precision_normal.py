@@ -12,21 +12,38 @@ Shapes: `batch`, `S` = channels x height x width values, flat and channel-major 
 """
 
 import math
-from functools import cache
+import re
+from collections.abc import Iterator
+from functools import cache, reduce
 
 import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, constraints, register_kl
 from torch.nn import functional as F
 
-from sos.low_rank_normal import LOG_2PI, LowRankNormal
+from sos.low_rank_normal import (
+    LOG_2PI,
+    LowRankNormal,
+    _as_size,
+    _as_tensor,
+    _check_value,
+    _check_values,
+    _combine,
+    _edited_pixels,
+    _folded,
+    _operator,
+    _per_edit,
+    _pixel,
+    _take,
+)
 
 __all__ = ["LowRankPlusSparseNormal", "SparsePrecisionNormal", "offsets"]
 
 Shape = tuple[int, int, int]
+_NAMESPACE = re.sub(r"\W", "_", __name__)
 LARGEST_LOG = 40.0  # exp of twice that is a float32
 COLUMNS = 256  # unit vectors that the exact variance solves at a time
 BLOCK = 100  # images that a regression looks at a time
@@ -100,9 +117,12 @@ def _wavefronts(shape: Shape, neighbourhood: int, device: str) -> tuple:
     )
 
 
-def _back_substitute(diag: Tensor, weights: Tensor, rhs: Tensor, shape: Shape, k: int) -> Tensor:
+@_operator(f"{_NAMESPACE}::back_substitute")
+def _back_substitution(
+    diag: Tensor, weights: Tensor, rhs: Tensor, shape: list[int], k: int
+) -> Tensor:
     """e of L^T e = u: diag (items, S), weights (items, n, S), rhs and result (items, m, S)."""
-    padded, order, places, jumps, counts = _wavefronts(shape, k, str(diag.device))
+    padded, order, places, jumps, counts = _wavefronts(tuple(shape), k, str(diag.device))
     items, m, _ = rhs.shape
     # Values first, so that what is gathered lies in rows of items and samples.
     u = rhs.permute(2, 0, 1)[order]  # (S, items, m)
@@ -119,7 +139,51 @@ def _back_substitute(diag: Tensor, weights: Tensor, rhs: Tensor, shape: Shape, k
         start = stop
     solved = torch.empty_like(u)
     solved[order] = e[places]
-    return solved.permute(1, 2, 0)
+    return solved.permute(1, 2, 0).contiguous()
+
+
+@_back_substitution.register_fake
+def _(diag, weights, rhs, shape, k):
+    return rhs.new_empty(rhs.shape)
+
+
+@_back_substitution.register_vmap
+def _(info, axes, *arguments):
+    # One L for all has further right sides; otherwise what is mapped are further items.
+    into, count = int(axes[:2] == (None, None)), info.batch_size
+    *root, rhs = arguments[:3]
+    if not into:
+        root = [_folded(x, axis, count, 0) for x, axis in zip(root, axes, strict=False)]
+    solved = _back_substitution(*root, _folded(rhs, axes[2], count, into), *arguments[3:])
+    return solved.unflatten(into, (count, -1)), into
+
+
+class _BackSubstitute(torch.autograd.Function):
+    """e = L^-T u, with du = L^-1 de, dw_f(k) = -du_k e_{k+f} and dL_kk = -du_k e_k."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(diag, weights, rhs, shape, k):
+        return _back_substitution(diag, weights, rhs, list(shape), k)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        diag, weights, _, *ctx.problem = inputs
+        ctx.save_for_backward(diag, weights, output)
+
+    @staticmethod
+    def backward(ctx, grad):
+        diag, weights, solved = ctx.saved_tensors
+        shape, k = ctx.problem
+        grad_rhs = _forward_substitute(diag, weights, grad, shape, k)
+        seen = _shifted(solved.unflatten(-1, shape), offsets(k, shape[0]))
+        pushes = [-(grad_rhs * one.flatten(-3)).sum(1) for one in seen]
+        grad_weights = torch.stack(pushes, 1) if pushes else torch.zeros_like(weights)
+        return -(grad_rhs * solved).sum(1), grad_weights, grad_rhs, None, None
+
+
+_back_substitute = _BackSubstitute.apply
 
 
 def _transposed(weights: Tensor, shape: Shape, k: int) -> Tensor:
@@ -169,33 +233,6 @@ def _quadratic(matrix: Tensor, x: Tensor) -> Tensor:
     return torch.einsum("si,sij,sj->s", x, matrix, x)
 
 
-class _Sample(torch.autograd.Function):
-    """e = L^-T u, with du = L^-1 de, dw_f(k) = -du_k e_{k+f} and dlog_diag = -du e diag.
-
-    log_diag (items, S), weights (items, n, S), noise (items, m, S).
-    """
-
-    @staticmethod
-    def forward(ctx, log_diag, weights, noise, shape, k):
-        solved = _back_substitute(log_diag.exp(), weights, noise, shape, k)
-        ctx.save_for_backward(log_diag, weights, solved)
-        ctx.problem = shape, k
-        return solved
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        log_diag, weights, solved = ctx.saved_tensors
-        shape, k = ctx.problem
-        diag = log_diag.exp()
-        grad_noise = _forward_substitute(diag, weights, grad, shape, k)
-        grad_log = -(grad_noise * solved).sum(1) * diag
-        seen = _shifted(solved.unflatten(-1, shape), offsets(k, shape[0]))
-        pushes = [-(grad_noise * one.flatten(-3)).sum(1) for one in seen]
-        grad_weights = torch.stack(pushes, 1) if pushes else torch.zeros_like(weights)
-        return grad_log, grad_weights, grad_noise, None, None
-
-
 class SparsePrecisionNormal(Distribution):
     """y ~ N(mu, (L L^T)^-1) over images of `shape` = (channels, height, width), S = their product.
 
@@ -217,7 +254,7 @@ class SparsePrecisionNormal(Distribution):
         shape: Shape,
         validate_args: bool | None = None,
     ):
-        self.shape = tuple(shape)
+        self.shape = tuple(_as_size(shape))
         if len(self.shape) != 3:
             raise ValueError(f"shape must be (channels, height, width), not {self.shape}")
         size = math.prod(self.shape)
@@ -234,23 +271,22 @@ class SparsePrecisionNormal(Distribution):
         except RuntimeError as error:
             shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in wanted.items())
             raise ValueError(f"batch shapes must broadcast, but are {shapes}") from error
-        self._loc, self._log_diag, self._off_diag = loc, log_diag, off_diag
+        dtype = reduce(torch.promote_types, (x.dtype for x in wanted.values()))
+        if not dtype.is_floating_point:
+            raise ValueError(f"loc, log_diag and off_diag must be real numbers, not {dtype}")
+        self._loc, self._log_diag, self._off_diag = (x.to(dtype) for x in wanted.values())
         super().__init__(batch, torch.Size([size]), validate_args=False)
         validate = Distribution._validate_args if validate_args is None else validate_args
         self._validate_args = validate
         if validate:
+            limit = {"log_diag": LARGEST_LOG}
             for name, x in wanted.items():
-                if not bool(x.detach().sum().isfinite() or x.detach().isfinite().all()):
-                    raise ValueError(f"{name} must be finite; check what produced it")
-            if log_diag.numel() and log_diag.detach().abs().max() > LARGEST_LOG:
-                raise ValueError(
-                    f"log_diag must lie within ±{LARGEST_LOG:g}, but reaches "
-                    f"{log_diag.detach().abs().max().item():g}; clip the network's output"
-                )
+                most = limit.get(name, math.inf)
+                _check_values(name, x, -most, most)
 
     def expand(self, batch_shape, _instance=None) -> "SparsePrecisionNormal":
         """The same distribution for a larger batch; nothing is copied."""
-        batch_shape = torch.Size(batch_shape)
+        batch_shape = _as_size(batch_shape)
         return SparsePrecisionNormal(
             self._loc.expand(batch_shape + self.event_shape), self._log_diag, self._off_diag,
             self.shape, validate_args=False,
@@ -258,8 +294,12 @@ class SparsePrecisionNormal(Distribution):
 
     def __getitem__(self, index) -> "SparsePrecisionNormal":
         """The distributions at `index` of the batch, as views."""
-        parts = self.loc[index], self.log_diag[index], self.off_diag[index]
+        parts = _take(index, self.batch_shape, self.loc, self.log_diag, self.off_diag)
         return SparsePrecisionNormal(*parts, self.shape, validate_args=False)
+
+    def __repr__(self) -> str:
+        sizes = f"batch_shape={tuple(self.batch_shape)}, shape={self.shape}"
+        return f"{type(self).__name__}({sizes}, neighbourhood={self.neighbourhood})"
 
     @property
     def loc(self) -> Tensor:
@@ -294,11 +334,7 @@ class SparsePrecisionNormal(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """-(S log 2 pi + |L^T (y - mu)|^2) / 2 + sum log L_kk, nats, float64: (*sample, *batch)."""
-        if value.dim() < 1 or value.shape[-1:] != self.event_shape:
-            raise ValueError(
-                f"value must be (..., S) with S = {self.event_shape[0]}, not {tuple(value.shape)}; "
-                f"flatten images with value.flatten(1)"
-            )
+        value = _check_value(value, self._loc, self._validate_args)
         squares = self.whiten(value - self._loc).double().square().sum(-1)
         return -0.5 * (self.event_shape[0] * LOG_2PI + squares) + self._log_det_root()
 
@@ -316,12 +352,13 @@ class SparsePrecisionNormal(Distribution):
 
     def rsample(self, sample_shape=(), generator: torch.Generator | None = None) -> Tensor:
         """mu + L^-T u with fresh standard normal u: (*sample_shape, *batch, S)."""
-        shape = self._extended_shape(torch.Size(sample_shape))
+        shape = self._extended_shape(_as_size(sample_shape))
         options = {"dtype": self._loc.dtype, "device": self._loc.device, "generator": generator}
         return self.rsample_from(torch.randn(shape, **options))
 
     def rsample_from(self, noise: Tensor) -> Tensor:
         """mu + L^-T u for given noise u (*sample, *batch, S), exact and differentiable."""
+        noise = _as_tensor(noise, self._loc)
         if noise.dim() < 1 or noise.shape[-1:] != self.event_shape:
             raise ValueError(
                 f"noise must be (..., {self.event_shape[0]}), not {tuple(noise.shape)}"
@@ -330,16 +367,13 @@ class SparsePrecisionNormal(Distribution):
         lead = shape[: len(shape) - len(self.batch_shape) - 1]
         log_diag, weights = self._items()
         u = noise.expand(shape).reshape(lead.numel(), *log_diag.shape).transpose(0, 1)
-        e = _Sample.apply(log_diag, weights, u, self.shape, self.neighbourhood)
+        e = _back_substitute(log_diag.exp(), weights, u, self.shape, self.neighbourhood)
         return self.loc + e.transpose(0, 1).reshape(shape)
 
     @torch.no_grad()
     def covariance_row(self, index: int) -> Tensor:
         """Covariance of every value with value `index`, by two solves, L a = e, L^T s = a."""
-        size = self.event_shape[0]
-        if not -size <= index < size:
-            raise ValueError(f"index must lie in 0..{size - 1}, not {index}")
-        index %= size
+        index = _pixel(index, self.event_shape[0])
         log_diag, weights = self._items()
         unit = torch.zeros_like(log_diag)[:, None]
         unit[..., index] = 1
@@ -356,20 +390,21 @@ class SparsePrecisionNormal(Distribution):
         O(S^2 n) operations and O(S · COLUMNS) memory per batch element: seconds at 64x64.
         """
         log_diag, weights = self._items()
-        size, total = log_diag.shape[1], torch.zeros_like(log_diag)
-        for item in range(len(log_diag)):
-            problem = log_diag[item : item + 1].exp(), weights[item : item + 1]
-            for start in range(0, size, COLUMNS):
-                stop = min(start + COLUMNS, size)
-                units = torch.zeros_like(log_diag[:1]).expand(stop - start, size).clone()
-                units[range(stop - start), range(start, stop)] = 1
-                solved = _back_substitute(*problem, units[None], self.shape, self.neighbourhood)
-                total[item] += solved[0].square().sum(0)
+        total = torch.zeros_like(log_diag)
+        for item, one in enumerate(total):
+            for columns in self._inverse_columns(log_diag[item], weights[item]):
+                one += columns.square().sum(0)
         return total.reshape(self._extended_shape())
 
-    @property
-    def stddev(self) -> Tensor:
-        return self.variance.sqrt()
+    def _inverse_columns(self, log_diag: Tensor, weights: Tensor) -> Iterator[Tensor]:
+        """Columns of one L^-T as rows, COLUMNS at a time: log_diag (S,), weights (n, S)."""
+        size = len(log_diag)
+        problem = log_diag[None].exp(), weights[None]
+        for start in range(0, size, COLUMNS):
+            stop = min(start + COLUMNS, size)
+            units = log_diag.new_zeros(stop - start, size)
+            units[range(stop - start), range(start, stop)] = 1
+            yield _back_substitute(*problem, units[None], self.shape, self.neighbourhood)[0]
 
     def root(self, item: int = 0) -> scipy.sparse.csc_array:
         """L of one batch element as a sparse matrix in float64, values in channel-major order."""
@@ -388,38 +423,26 @@ class SparsePrecisionNormal(Distribution):
         return scipy.sparse.coo_array(parts, shape=(size, size)).tocsc()
 
     @torch.no_grad()
-    def condition(self, index: Tensor, values: Tensor | float) -> "ConditionedSparseNormal":
+    def condition(self, index, values) -> "ConditionedSparseNormal":
         """The distribution given values b of some pixels (eq. 6-7), in the precision form.
 
-        index: flat numbers (q,), the last of equal ones counts, or a mask (S,). One distribution,
-        batch shape (). Lambda_11 (mu_1' - mu_1) = -Lambda_12 (b - mu_2), Lambda = L L^T.
+        index and values as in `LowRankNormal.condition`. One distribution, batch shape ().
+        Lambda_11 (mu_1' - mu_1) = -Lambda_12 (b - mu_2), Lambda = L L^T.
         """
         if self.batch_shape:
             raise ValueError(
                 f"condition takes one distribution, not a batch {tuple(self.batch_shape)}: p[0]"
             )
-        return ConditionedSparseNormal(self, *_edits(index, values, self.event_shape[0]))
-
-
-def _edits(index: Tensor, values: Tensor | float, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Distinct flat numbers, ascending, and their values; of equal ones the last counts."""
-    index, values = torch.as_tensor(index), torch.as_tensor(values)
-    if index.dtype == torch.bool and index.shape == (size,):
-        index = index.nonzero().squeeze(-1)
-    if index.dim() != 1 or index.is_floating_point() or index.dtype == torch.bool:
-        raise ValueError(
-            f"index must be a mask ({size},) or flat numbers (q,), not {index.dtype} "
-            f"{tuple(index.shape)}"
-        )
-    if index.numel() and not 0 <= index.min() <= index.max() < size:
-        raise ValueError(f"index must lie in 0..{size - 1}; flat numbers count channels, then rows")
-    if values.dim() and values.shape != index.shape:
-        raise ValueError(f"values must be one number or {len(index)}, not {tuple(values.shape)}")
-    held = dict(zip(index.tolist(), values.expand(index.shape).tolist(), strict=True))
-    if not all(map(math.isfinite, held.values())):
-        raise ValueError("values must be finite")
-    numbers = np.array(sorted(held), dtype=np.int64)
-    return numbers, np.array([held[number] for number in numbers.tolist()])
+        device = self._loc.device
+        index, position, given = _edited_pixels(index, self.event_shape[0], device)
+        values = _per_edit("values", values, position, given, device)
+        if values.dim() > 1:
+            raise ValueError(
+                f"values must be one number or {given}, not {tuple(values.shape)}; condition once "
+                f"for each"
+            )
+        _check_values("values", values)
+        return ConditionedSparseNormal(self, index.cpu().numpy(), values.cpu().numpy())
 
 
 class ConditionedSparseNormal:
@@ -479,6 +502,10 @@ class LowRankPlusSparseNormal(Distribution):
             raise ValueError(
                 f"cov_factor must be (..., S, R) with S = {size}, not {tuple(cov_factor.shape)}"
             )
+        dtype = torch.promote_types(local.loc.dtype, cov_factor.dtype)
+        parts = (x.to(dtype) for x in (local._loc, local._log_diag, local._off_diag))
+        local = SparsePrecisionNormal(*parts, local.shape, validate_args=False)
+        cov_factor = cov_factor.to(dtype)
         self.local, self._factor = local, cov_factor
         batch = torch.broadcast_shapes(local.batch_shape, cov_factor.shape[:-2])
         super().__init__(batch, local.event_shape, validate_args=False)
@@ -489,14 +516,19 @@ class LowRankPlusSparseNormal(Distribution):
 
     def expand(self, batch_shape, _instance=None) -> "LowRankPlusSparseNormal":
         """The same distribution for a larger batch."""
-        batch_shape = torch.Size(batch_shape)
+        batch_shape = _as_size(batch_shape)
         factor = self._factor.expand(batch_shape + self._factor.shape[-2:])
         return LowRankPlusSparseNormal(self.local.expand(batch_shape), factor)
 
     def __getitem__(self, index) -> "LowRankPlusSparseNormal":
         """The distributions at `index` of the batch, as views."""
         local = self.local.expand(self.batch_shape)[index]
-        return LowRankPlusSparseNormal(local, self.cov_factor[index])
+        return LowRankPlusSparseNormal(local, *_take(index, self.batch_shape, self.cov_factor))
+
+    def __repr__(self) -> str:
+        sizes = f"batch_shape={tuple(self.batch_shape)}, shape={self.local.shape}"
+        kind = f"rank={self.rank}, neighbourhood={self.local.neighbourhood}"
+        return f"{type(self).__name__}({sizes}, {kind})"
 
     @property
     def loc(self) -> Tensor:
@@ -508,7 +540,7 @@ class LowRankPlusSparseNormal(Distribution):
     @property
     def log_diag(self) -> Tensor:
         """log L_kk (..., S)."""
-        return self.local.log_diag
+        return self.local.log_diag.expand(self._extended_shape())
 
     @property
     def rank(self) -> int:
@@ -522,6 +554,7 @@ class LowRankPlusSparseNormal(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """log N(L^T (y - mu); 0, Q Q^T + I) + sum log L_kk, nats, float64: (*sample, *batch)."""
+        value = _check_value(value, self.local.loc, self.local._validate_args)
         white = self.local.whiten(value - self.local.loc)
         return self._white.log_prob(white) + self.local._log_det_root()
 
@@ -531,7 +564,7 @@ class LowRankPlusSparseNormal(Distribution):
 
     def rsample(self, sample_shape=(), generator: torch.Generator | None = None) -> Tensor:
         """mu + P w + L^-T u with fresh noise: (*sample_shape, *batch, S)."""
-        shape = self._extended_shape(torch.Size(sample_shape))
+        shape = self._extended_shape(_as_size(sample_shape))
         options = {"dtype": self.loc.dtype, "device": self.loc.device, "generator": generator}
         noise = torch.randn(shape[:-1] + (self.rank,), **options)
         return self.rsample_from(noise, torch.randn(shape, **options))
@@ -540,15 +573,41 @@ class LowRankPlusSparseNormal(Distribution):
 
     def rsample_from(self, noise_factor: Tensor, noise_local: Tensor) -> Tensor:
         """mu + P w + L^-T u for given noise w (..., R) and u (..., S)."""
-        low_rank = (self._factor @ noise_factor.unsqueeze(-1)).squeeze(-1)
-        return self.local.rsample_from(noise_local) + low_rank
+        low_rank = _combine(self._factor, _as_tensor(noise_factor, self._factor))
+        return self.local.expand(self.batch_shape).rsample_from(noise_local) + low_rank
 
     def covariance_row(self, index: int) -> Tensor:
         """P p_i + that of `local`: (*batch, S)."""
         p_i = self._factor[..., index, :]
-        return (self._factor @ p_i.unsqueeze(-1)).squeeze(-1) + self.local.covariance_row(index)
+        return _combine(self._factor, p_i) + self.local.covariance_row(index)
 
     @property
     def variance(self) -> Tensor:
         """|p_i|^2 + that of `local`: (..., S)."""
         return self.local.variance + self._factor.square().sum(-1)
+
+
+@register_kl(SparsePrecisionNormal, SparsePrecisionNormal)
+@torch.no_grad()
+def _kl_sparse_precision(p: SparsePrecisionNormal, q: SparsePrecisionNormal) -> Tensor:
+    """KL(p || q) = (|L_q^T L_p^-T|_F^2 - S + |L_q^T (mu_p - mu_q)|^2) / 2 + log|L_p| - log|L_q|.
+
+    Nats, float64, (*batch). No gradients; O(S^2 n) per batch element as the exact variance.
+    """
+    if p.shape != q.shape:
+        raise ValueError(f"KL needs images of one shape, not {p.shape} and {q.shape}")
+    batch = torch.broadcast_shapes(p.batch_shape, q.batch_shape)
+    p, q = (
+        SparsePrecisionNormal(x.loc.double(), x.log_diag.double(), x.off_diag.double(), x.shape)
+        for x in (p.expand(batch), q.expand(batch))
+    )
+    trace = p.loc.new_zeros(batch.numel())
+    log_diag, weights = p._items()
+    (q_log_diag, q_weights), centre = q._items(), q.loc.new_zeros(q.event_shape)
+    for item in range(len(trace)):
+        one = SparsePrecisionNormal(centre, q_log_diag[item], q_weights[item], q.shape)
+        for columns in p._inverse_columns(log_diag[item], weights[item]):
+            trace[item] += one.whiten(columns).square().sum()
+    distance = q.whiten(p.loc - q.loc).square().sum(-1)
+    constant = distance - p.event_shape[0]
+    return (trace.reshape(batch) + constant) / 2 + p._log_det_root() - q._log_det_root()

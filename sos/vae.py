@@ -100,8 +100,9 @@ class VAE(nn.Module):
 
     def prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """`count` draws of z ~ N(0, I)."""
-        device = next(self.parameters()).device
-        return torch.randn(count, self.latent, generator=generator, device=device)
+        like = next(self.parameters())
+        options = {"dtype": like.dtype, "device": like.device, "generator": generator}
+        return torch.randn(count, self.latent, **options)
 
     def terms(
         self, x: Tensor, noise: Tensor, mean_only: bool = False, span_gain: float = 0.0
