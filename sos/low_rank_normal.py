@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -410,9 +411,7 @@ def _combine(factor: Tensor, weights: Tensor) -> Tensor:
 
 def _as_size(shape) -> torch.Size:
     """A shape from what people give as one: a number, or a sequence of them, of numpy's too."""
-    if isinstance(shape, torch.Size):
-        return shape
-    return torch.Size([shape] if hasattr(shape, "__index__") else shape)
+    return torch.Size([shape] if isinstance(shape, Integral) else shape)
 
 
 def _as_tensor(x, like: Tensor) -> Tensor:
@@ -868,7 +867,7 @@ def _right_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
     q, rank = matrix.shape[-2:]
     if q > rank:
         gram = matrix.mT @ matrix
-        if bool((gram.diagonal(dim1=-2, dim2=-1).sum(-1) * UNIT < 1e-10).all()):
+        if bool((gram.diagonal(dim1=-2, dim2=-1).sum(-1) * UNIT < 1e-8).all()):
             values, vectors = torch.linalg.eigh(gram)
             return values.clamp_min(0), vectors
     _, values, rows = torch.linalg.svd(matrix, full_matrices=False)

@@ -49,7 +49,6 @@ COLUMNS = 256  # unit vectors that the exact variance solves at a time
 BLOCK = 100  # images that a regression looks at a time
 
 
-@cache
 def offsets(neighbourhood: int, channels: int) -> tuple[tuple[int, int, int], ...]:
     """Where the weights of a column lie: (channel, row, column) steps to later values.
 

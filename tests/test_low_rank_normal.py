@@ -2,11 +2,19 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, kl_divergence
+from torch.distributions import (
+    Independent,
+    Laplace,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
 
 from sos.low_rank_normal import LowRankNormal, slerp
 
@@ -506,11 +514,18 @@ def test_ways_to_name_pixels():
         p.condition(torch.tensor([3, 0]), values.flip(0)),
         p.condition(torch.tensor([-6, 3]), values),
         p.condition(torch.tensor([3, 0, 3]), torch.tensor([9.0, 1.0, 2.0])),  # the last wins
+        p.condition([0, 3], [1.0, 2.0]),
+        p.condition(np.array([3, 0]), np.array([2.0, 1.0])),
+        p.condition(torch.tensor([0, 3], dtype=torch.uint8), values.float()),
+        p.condition(mask.tolist(), values),
+        p.condition(range(0, 4, 3), values),
+        p.condition(0, 1).condition(np.int32(3), 2),
         p.condition(torch.tensor([0]), 1.0).condition(torch.tensor([3]), 2.0),
     ):
         close(q.mean, expected.mean)
         close(covariance(q), covariance(expected))
     assert p.condition(torch.zeros(6, dtype=torch.bool), 1.0) is p
+    assert p.condition([], 1.0) is p
     again = expected.condition(torch.tensor([0]), 7.0)  # a fixed pixel takes its new value
     assert (again.mean[:, 0] == 7).all() and torch.equal(again.mean[:, 1:], expected.mean[:, 1:])
 
@@ -617,18 +632,203 @@ def test_double_backward_is_refused():
         torch.autograd.grad(gradient.sum(), loc)
 
 
-def test_works_inside_torch_compile():
-    loc, factor, _ = make("batch", torch.float32)
-    value = torch.randn(3, 6)
+def test_a_compiled_loss_has_no_graph_breaks():
+    loc, factor, diag = make("batch")
+    value = torch.randn(3, 6, dtype=torch.float64)
 
     def loss(loc, factor, value):
-        log_prob, rank_entropy = LowRankNormal(
-            2 * loc, factor, 0.1, validate_args=False
-        ).log_prob_and_rank_entropy(value)
-        return (log_prob + rank_entropy).sum()
+        p = LowRankNormal(2 * loc, factor, diag)
+        return (p.log_prob(value) + p.entropy()).sum() + p.rsample_from(value[:, :2], value).sum()
 
     plain, compiled = (
-        torch.autograd.grad(f(x := loc.clone().requires_grad_(), factor, value), x)[0]
-        for f in (loss, torch.compile(loss, backend="eager"))
+        torch.autograd.grad(
+            f(*(inputs := [x.clone().requires_grad_() for x in (loc, factor, value)])), inputs
+        )
+        for f in (loss, torch.compile(loss, backend="aot_eager", fullgraph=True))
     )
-    close(plain, compiled, 1e-6)
+    for one, other in zip(plain, compiled, strict=True):
+        close(one, other)
+
+
+@pytest.mark.parametrize("name", ["batch", "shared factor", "rank > pixels", "odd ones"])
+def test_transforms_of_torch_func_match_torchs_class(name):
+    loc, factor, diag = make(name)
+    if not torch.is_tensor(diag):
+        diag = torch.full(loc.shape[-1:], diag, dtype=torch.float64)
+    value = torch.randn_like(loc)
+
+    def results(kind):
+        def log_prob(loc, factor, diag, value):
+            return kind(loc, factor, diag, validate_args=False).log_prob(value)
+
+        def total(*arguments):
+            return log_prob(*arguments).sum()
+
+        inputs = loc, factor, diag, value
+        yield from torch.func.grad(total, argnums=(0, 1, 2, 3))(*inputs)
+        yield from torch.func.jacrev(log_prob, argnums=(0, 1, 2, 3))(*inputs)
+        yield torch.func.vmap(log_prob, (None, None, None, 0))(*inputs[:3], value[:, None])
+        one, many = value[0], torch.stack([value, 2 * value])
+        scores = torch.func.grad(lambda x: total(loc, factor, diag, x))
+        yield torch.func.vmap(scores)(many)
+        both = torch.func.grad(total, argnums=(0, 1, 3))
+        yield from torch.func.vmap(both, (0, None, None, None))(loc, factor, diag, one)
+        wide = factor.expand(len(loc), *factor.shape[-2:])
+        yield from torch.func.vmap(both, (None, 0, None, None))(loc[0], wide, diag, one)
+
+    pairs = zip(results(LowRankNormal), results(LowRankMultivariateNormal), strict=True)
+    for found, expected in pairs:
+        close(found, expected)
+
+
+def test_vmap_looks_at_no_values():
+    p = LowRankNormal(ZEROS[0], torch.ones(6, 2), 1.0, validate_args=True)
+    values = torch.randn(4, 6)
+    close(torch.func.vmap(p.log_prob)(values), p.log_prob(values))
+    build = torch.func.vmap(lambda x: LowRankNormal(x, x[:, None], 1.0, True).entropy())
+    close(build(values), LowRankNormal(values, values[..., None], 1.0).entropy())
+
+
+def test_no_half_precision_under_autocast():
+    p = LowRankNormal(torch.rand(2, 40), torch.randn(2, 40, 5), 1e-5)
+    noise = torch.randn(3, 2, 5), torch.randn(3, 2, 40)
+
+    def everything():
+        q = p.condition([1, 2, 3], 0.5)
+        yield from (p.rsample_from(*noise), p.covariance_row(3), p.log_prob(noise[1]), p.entropy())
+        yield from (q.mean, q.cov_factor, q.sample((2,)) * 0, kl_divergence(p, p[:1]))
+        yield from (p.scale_components([2, 1, 1, 1, 0]).cov_factor, p.variance)
+        yield from p.principal_components()
+
+    plain = list(everything())
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = list(everything())
+    assert all(map(torch.equal, plain, mixed))
+
+
+BATCH = 2, 3, 2
+axis_index = st.one_of(
+    st.integers(-4, 4), st.slices(3), st.just(None), st.just(Ellipsis), st.booleans(),
+    st.lists(st.integers(-2, 1), min_size=1, max_size=3),
+    st.lists(st.integers(0, 1), min_size=2, max_size=2).map(torch.tensor),
+    st.lists(st.booleans(), min_size=2, max_size=3).map(np.array),
+)  # fmt: skip
+MASKS = [torch.ones(BATCH) > 0, torch.arange(6).view(2, 3) % 2 > 0, torch.ones(2, 3, 2, 6) > 0]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.one_of(axis_index, st.lists(axis_index, max_size=5).map(tuple), st.sampled_from(MASKS)))
+def test_an_index_means_the_batch_alone(index):
+    loc = torch.arange(12.0).view(*BATCH, 1) + torch.arange(6) / 10
+    p = LowRankNormal(loc, torch.ones(3, 2, 6, 1) * torch.arange(3.0).view(3, 1, 1, 1), 1.0)
+    numbers = torch.arange(12).view(BATCH)
+    try:
+        expected = numbers[index]
+    except (IndexError, TypeError, ValueError) as error:
+        with pytest.raises(type(error)):
+            p[index]
+        return
+    q = p[index]
+    assert (q.batch_shape, q.event_shape, q.rank) == (expected.shape, (6,), 1)
+    assert torch.equal(q.loc, loc.view(12, 6)[expected])
+    assert torch.equal(q.cov_factor[..., 0, 0], p.cov_factor[..., 0, 0].reshape(12)[expected])
+
+
+def test_a_batch_can_be_walked_through_and_a_single_one_cannot():
+    p = LowRankNormal(*make("batch"))
+    assert len(list(p)) == 3
+    with pytest.raises(IndexError):
+        p[0][0]
+
+
+@pytest.mark.parametrize("shape", [5, (5,), [5], np.int64(5), np.array([5]), torch.tensor([5])])
+def test_shapes_of_any_kind(shape):
+    p = LowRankNormal(*make("batch"))
+    assert p.sample(shape).shape == p.rsample(shape).shape == (5, 3, 6)
+    assert p[0].expand(shape).batch_shape == (5,)
+
+
+def test_repr_tells_the_sizes():
+    p = LowRankNormal(*make("two batch axes"))
+    assert repr(p) == "LowRankNormal(batch_shape=(2, 3), event_shape=(6,), rank=2)"
+
+
+@pytest.mark.parametrize("dtypes, expected", [
+    ((torch.float32, torch.float64), torch.float64),
+    ((torch.float64, torch.float32), torch.float64),
+    ((torch.bfloat16, torch.float32), torch.float32),
+    ((torch.float32, torch.int64), torch.float32),
+])  # fmt: skip
+def test_parameters_of_different_types_promote(dtypes, expected):
+    loc, factor, _ = make("batch")
+    parts = (3 * loc).to(dtypes[0]), (3 * factor).to(dtypes[1])
+    p = LowRankNormal(*parts, torch.tensor([0.5]).double())
+    like = LowRankNormal(*(x.double() for x in parts), 0.5)
+    close(p.log_prob(loc), like.log_prob(loc))
+    assert {p.loc.dtype, p.cov_factor.dtype, p.sample().dtype, p.variance.dtype} == {expected}
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_results_have_the_parameters_dtype_whatever_torchs_default(dtype, default):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        p = LowRankNormal(*(x.to(dtype) for x in make("batch")))
+        parts = p.principal_components()
+        found = [parts.directions, parts.scales, p.scale_components([1, 0]).cov_factor, p.sample()]
+        found += [p.condition([1], 0.5).mean, p.covariance_row(2), p.variance, p.pixel_influence]
+    finally:
+        torch.set_default_dtype(before)
+    assert {x.dtype for x in found} == {dtype}
+
+
+def test_bytes_of_images_are_not_taken_for_values():
+    image = torch.full((6,), 200, dtype=torch.uint8)
+    p = LowRankNormal(torch.full((6,), 0.5), torch.ones(6, 2), 1.0, validate_args=True)
+    with pytest.raises(ValueError, match="divide images by 255"):
+        p.log_prob(image)
+    close(p.log_prob(image // 255), p.log_prob(torch.zeros(6)))
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-10, 1e-12, 1e-14, 1e-16])
+@pytest.mark.parametrize("given", [1, 2, 4])
+def test_conditioning_keeps_its_digits_where_epsilon_is_tiny(epsilon, given):
+    generator = torch.Generator().manual_seed(given)
+    loc, factor = (torch.randn(n, generator=generator).double() for n in (12, (12, 4)))
+    p, index = LowRankNormal(loc, factor, epsilon), torch.arange(given) * 3
+    values = torch.ones(given).double()
+    q = p.condition(index, values)
+    mean, sigma = conditioned(p, index, values, 0.0)
+    free = torch.ones(12, dtype=torch.bool).index_fill(0, index, False)
+    close(q.mean, mean, 1e-7)
+    if given < 4:  # else nothing but epsilon is left, for which the dense formula has no digits
+        close(q.variance[free] / sigma.diagonal()[free], torch.ones(12 - given).double(), 1e-7)
+
+
+@pytest.mark.parametrize("ranks", [(4, 4), (9, 4), (4, 9), (2, 6)])
+def test_kl_keeps_its_digits_where_ranks_reach_the_pixels(ranks):
+    generator = torch.Generator().manual_seed(3)
+    p, q = (
+        LowRankNormal(*(torch.randn(n, generator=generator).double() for n in (4, (4, r))), 1e-14)
+        for r in ranks
+    )
+    close(kl_divergence(p, q) / kl_divergence(dense(p), dense(q)), torch.ones(()).double(), 1e-6)
+
+
+@pytest.mark.parametrize("name", ["batch", "one image", "shared factor", "rank > pixels"])
+def test_kl_with_torchs_normals(name):
+    p = LowRankNormal(*make(name, seed=1))
+    q = LowRankNormal(*make(name, seed=2))
+    plain = Independent(Normal(q.loc, q.stddev), 1)
+    theirs = LowRankMultivariateNormal(q.loc, q.cov_factor, q.cov_diag), dense(q), plain
+    for other in theirs:
+        whole = (
+            MultivariateNormal(other.mean, other.covariance_matrix)
+            if other is not plain
+            else (MultivariateNormal(q.loc, torch.diag_embed(q.variance)))
+        )
+        close(kl_divergence(p, other), kl_divergence(dense(p), whole), 1e-9)
+        close(kl_divergence(other, p), kl_divergence(whole, dense(p)), 1e-9)
+    with pytest.raises(NotImplementedError):
+        kl_divergence(p, Independent(Laplace(q.loc, q.stddev), 1))

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse.linalg import spsolve_triangular
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, kl_divergence
 
 from sos.low_rank_normal import LowRankNormal
 from sos.sparse_precision_normal import (
@@ -381,3 +381,132 @@ def test_the_last_of_repeated_edits_counts_and_all_or_none_may_be_edited():
     torch.testing.assert_close(p.condition(torch.tensor([], dtype=torch.long), 0.0).mean, p.loc)
     everything = p.condition(torch.ones(12, dtype=torch.bool), 0.5)
     assert (everything.mean == 0.5).all() and (everything.sample((2,)) == 0.5).all()
+
+
+# ------------------------------------------------------------------------- as torch's own classes
+
+
+def local_and_factor(local_batch, factor_batch):
+    local = random((1, 3, 4), 3, local_batch)
+    factor = torch.randn(*factor_batch, 12, 2, dtype=torch.float64)
+    return LowRankPlusSparseNormal(local, factor)
+
+
+@pytest.mark.parametrize("batches", [
+    ((), ()), ((2,), (2,)), ((1,), (2,)), ((2,), ()), ((), (3,)), ((3, 1), (2,)), ((2,), (3, 1)),
+])  # fmt: skip
+def test_every_method_has_the_batch_shape_of_the_density(batches):
+    p = local_and_factor(*batches)
+    batch = torch.broadcast_shapes(*batches)
+    y = p.sample(5)
+    assert y.shape == p.rsample(np.array([5])).shape == (5, *batch, 12)
+    assert p.log_prob(y).shape == (5, *batch) and p.entropy().shape == batch
+    parts = p.mean, p.variance, p.stddev, p.log_diag, p.covariance_row(-1)
+    assert {x.shape for x in parts} == {(*batch, 12)}
+    assert p.expand((4, *batch)).sample().shape == (4, *batch, 12)
+    every = p[...]
+    torch.testing.assert_close(every.log_prob(y), p.log_prob(y))
+    noise = torch.randn(*batch, 2).double(), torch.randn(*batch, 12).double()
+    torch.testing.assert_close(every.rsample_from(*noise), p.rsample_from(*noise))
+
+
+def test_an_index_means_the_batch_alone():
+    p = local_and_factor((2, 3), (3,))
+    for index in (0, (..., 0), (slice(None), 1), None, torch.tensor([1, 0]), ([1, 0], [2, 2])):
+        numbers = torch.arange(6).view(2, 3)[index]
+        for q in (p, p.local):
+            assert q[index].batch_shape == numbers.shape
+            assert torch.equal(q[index].loc, q.loc.reshape(6, 12)[numbers])
+    with pytest.raises(IndexError):
+        p[0, 0, 0]
+    with pytest.raises(IndexError):
+        p.local[0, 0, 0]
+
+
+def test_repr_tells_the_sizes():
+    p = local_and_factor((2,), ())
+    sizes = "batch_shape=(2,), shape=(1, 3, 4)"
+    assert repr(p.local) == f"SparsePrecisionNormal({sizes}, neighbourhood=3)"
+    assert repr(p) == f"LowRankPlusSparseNormal({sizes}, rank=2, neighbourhood=3)"
+
+
+def test_parameters_of_different_types_promote():
+    p = random((1, 3, 4), 3, dtype=torch.float32)
+    wide = SparsePrecisionNormal(p.loc.double(), p.log_diag, p.off_diag, p.shape)
+    factor = torch.ones(12, 2, dtype=torch.float64)
+    both = LowRankPlusSparseNormal(p, factor)
+    assert {wide.sample().dtype, both.sample().dtype, both.loc.dtype} == {torch.float64}
+    torch.testing.assert_close(wide.log_prob(wide.loc), p.log_prob(p.loc), rtol=1e-6, atol=1e-6)
+    with pytest.raises(ValueError, match="real numbers"):
+        SparsePrecisionNormal(*(x.long() for x in (p.loc, p.log_diag, p.off_diag)), p.shape)
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["sparse", "low rank and sparse"])
+def test_transforms_of_torch_func(together):
+    p = random((1, 3, 4), 3, (2,))
+    factor = torch.randn(2, 12, 2, dtype=torch.float64)
+    y = torch.randn(2, 12, dtype=torch.float64)
+
+    def sums(loc, log_diag, off_diag, factor):
+        q = SparsePrecisionNormal(loc, log_diag, off_diag, p.shape)
+        draw = q.rsample_from(y[: len(loc)] if loc.dim() > 1 else y[0])
+        if together:
+            q = LowRankPlusSparseNormal(q, factor)
+        return q.log_prob(y[: len(loc)] if loc.dim() > 1 else y[0]).sum() + draw.square().sum()
+
+    inputs = p.loc, p.log_diag, p.off_diag, factor
+    where = (0, 1, 2, 3)[: 3 + together]
+    leaves = [x.clone().requires_grad_() for x in inputs]
+    expected = torch.autograd.grad(sums(*leaves), leaves, allow_unused=True)
+    for found, wanted in zip(torch.func.grad(sums, where)(*inputs), expected, strict=False):
+        torch.testing.assert_close(found, wanted)
+    mapped = torch.func.vmap(torch.func.grad(sums, where))(*inputs)
+    single = torch.func.grad(sums, where)(*(x[0] for x in inputs))
+    for found, wanted in zip(mapped, single, strict=True):
+        torch.testing.assert_close(found[0], wanted)
+
+
+def test_samples_differentiate_twice():
+    p = random((1, 2, 3), 3)
+    noise = torch.randn(6, dtype=torch.float64)
+
+    def draw(log_diag, off_diag, noise):
+        return SparsePrecisionNormal(p.loc, log_diag, off_diag, p.shape).rsample_from(noise)
+
+    inputs = [x.clone().requires_grad_() for x in (p.log_diag, p.off_diag, noise)]
+    assert torch.autograd.gradgradcheck(draw, inputs)
+
+
+def test_a_compiled_loss_has_no_graph_breaks():
+    p = random((1, 3, 4), 3, (2,))
+    factor = torch.randn(2, 12, 2, dtype=torch.float64)
+    y = torch.randn(2, 12, dtype=torch.float64)
+
+    def loss(log_diag, factor):
+        local = SparsePrecisionNormal(p.loc, log_diag, p.off_diag, p.shape)
+        both = LowRankPlusSparseNormal(local, factor)
+        return (both.log_prob(y) + both.entropy()).sum() + local.rsample_from(y).square().sum()
+
+    plain, compiled = (
+        torch.autograd.grad(
+            f(*(inputs := [x.clone().requires_grad_() for x in (p.log_diag, factor)])), inputs
+        )
+        for f in (loss, torch.compile(loss, backend="aot_eager", fullgraph=True))
+    )
+    for one, other in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("batches", [((), ()), ((2,), (2,)), ((2,), ()), ((), (3,))])
+@pytest.mark.parametrize("k", [(3, 3), (1, 5)], ids=["alike", "different neighbourhoods"])
+def test_kl_matches_dense(batches, k):
+    shape = (2, 3, 3)
+    p, q = (random(shape, n, b, seed=i) for i, (n, b) in enumerate(zip(k, batches, strict=True)))
+    found = kl_divergence(p, q)
+    assert found.shape == torch.broadcast_shapes(*batches)
+    batch = found.shape
+    for item in np.ndindex(*batch):
+        expected = kl_divergence(dense(p.expand(batch), item), dense(q.expand(batch), item))
+        torch.testing.assert_close(found[item], expected)
+    with pytest.raises(ValueError, match="one shape"):
+        kl_divergence(p, random((1, 3, 6), 3))
