@@ -708,12 +708,18 @@ def diagonals(panels: dict[str, Tensor]) -> Figure:
     return figure
 
 
-def figure_8(p: LowRankNormal, sampled: Tensor, shape: Shape, title: str) -> Figure:
-    """Means in the first row, samples (rows, columns, S) below; a column for each code z."""
-    rows = [{"label": "mean", "images": p.mean.unflatten(-1, shape)}]
-    rows += [{"label": "samples" if k == 0 else "", "images": y.unflatten(-1, shape)}
-             for k, y in enumerate(sampled)]  # fmt: skip
-    return picture_rows(rows, title)
+def figure_8(drawn: dict[str, tuple[LowRankNormal, Tensor]], shape: Shape) -> Figure:
+    """{title: (p, samples (rows, columns, S))}: under each title means, then samples."""
+    rows = []
+    for title, (p, sampled) in drawn.items():
+        means = p.mean.unflatten(-1, shape)
+        rows += [
+            {"label": "", "images": means, "note": title},
+            {"label": "mean", "images": means},
+        ]
+        rows += [{"label": "samples" if k == 0 else "", "images": y.unflatten(-1, shape)}
+                 for k, y in enumerate(sampled)]  # fmt: skip
+    return picture_rows(rows)
 
 
 def ablation_samples(rows: dict[str, tuple[Tensor, float]], shape: Shape) -> Figure:

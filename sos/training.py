@@ -371,11 +371,19 @@ def fits(images: Tensor, where: torch.device) -> bool:
 def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
     """Rank entropy (nats) that is left for p(y|z), so that samples vary as much as the images.
 
+    images (N, C, H, W), uint8; of the network its rank and its diagonal alone count:
+    `ppca_target(images, Network(rank=25, diagonal=1e-5), kl_target=8)`. Raises ValueError where
+    nothing is left, and for images that are not bytes.
+
     The best normal of rank R for the images themselves has the leading eigenvalues λ_r of their
     covariance (Tipping & Bishop, 1999). Scaled up by the share of the variance that R directions
     explain, so that none is missing, its rank entropy is H(y) = ½ Σ log(λ_r/(share·ε)). A code z
     that carries I(y; z) = ξ_KL nats leaves H(y|z) = H(y) - ξ_KL of it.
     """
+    if images.dtype != torch.uint8:
+        raise ValueError(
+            f"images must be uint8, 0..255, not {images.dtype}; pass (255 * x).round().byte()"
+        )
     flat = some(images).cpu().flatten(1).float().numpy() / 255
     pca = PCA(network.rank, svd_solver="randomized", random_state=0).fit(flat)
     eigenvalues = pca.explained_variance_ / pca.explained_variance_ratio_.sum()

@@ -196,6 +196,11 @@ def test_the_ppca_target_is_that_of_the_dense_covariance():
     assert got == pytest.approx(expected, rel=1e-3)
 
 
+def test_the_ppca_target_wants_bytes():
+    with pytest.raises(ValueError, match=r"uint8, 0..255, not torch.float32; pass"):
+        training.ppca_target(torch.rand(9, 1, 2, 2), Network(rank=1), 1.0)
+
+
 def test_the_markov_target_is_the_entropy_of_regressions():
     """½ Σ log 2πe s², s² what later neighbours leave of each pixel, less what z carries."""
     images = patterns()[:, :1]

@@ -318,3 +318,15 @@ def test_the_prior_is_standard_normal_and_reproducible():
     assert torch.equal(draws, vae.prior(20_000, torch.Generator().manual_seed(0)))
     assert draws.shape == (20_000, 3)
     assert draws.mean().abs() < 0.02 and (draws.std() - 1).abs() < 0.02
+
+
+@pytest.mark.parametrize("network", [*DISTRIBUTIONS, *SPARSE.values()])
+def test_a_model_in_double_precision_agrees(network):
+    vae = model(**network).eval()
+    x, noise = inputs(vae)
+    single = vae.terms(x, noise)
+    double = vae.double().terms(x.double(), noise.double())
+    assert double.squared_error.dtype == vae.prior(2).dtype == torch.float64
+    assert double.nll_nats.item() == pytest.approx(single.nll_nats.item(), rel=1e-5)
+    double.nll_nats.backward()
+    assert vae.decode(vae.prior(2)).sample().dtype == torch.float64
