@@ -12,6 +12,7 @@ larger than itself, of which float32 would keep no digit.
 """
 
 import math
+import operator
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -414,11 +415,15 @@ def _as_size(shape) -> torch.Size:
     return torch.Size([shape] if isinstance(shape, Integral) else shape)
 
 
-def _as_tensor(x, like: Tensor) -> Tensor:
-    """x itself if it is a tensor; numbers, lists and arrays become one of the dtype of `like`."""
+def _as_tensor(name: str, x, dtype: torch.dtype | None, device: torch.device) -> Tensor:
+    """x itself if it is a tensor; numbers, lists and arrays become one. Raises TypeError."""
     if isinstance(x, Tensor):
         return x
-    return torch.as_tensor(x, dtype=like.dtype, device=like.device)
+    try:
+        return torch.as_tensor(x, dtype=dtype, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = type(x).__name__
+        raise TypeError(f"{name} must be a tensor or numbers, not {kind} ({error})") from error
 
 
 def _take(index, batch: torch.Size, *tensors: Tensor) -> list[Tensor]:
@@ -435,11 +440,12 @@ def _take(index, batch: torch.Size, *tensors: Tensor) -> list[Tensor]:
 
 def _pixel(index: int, pixels: int) -> int:
     """A pixel's number from 0, of one that may count from the end. Raises IndexError."""
+    index = operator.index(index)
     if not -pixels <= index < pixels:
         raise IndexError(
             f"index must lie in 0..{pixels - 1} or, from the end, in -{pixels}..-1, not {index}"
         )
-    return int(index) % pixels
+    return index % pixels
 
 
 def _check_values(name: str, x: Tensor, low: float = -math.inf, high: float = math.inf) -> bool:
@@ -477,7 +483,7 @@ def _check_value(value, loc: Tensor, validate: bool) -> Tensor:
 
     Bytes are refused where they are those of images and the mean lies within 0..1.
     """
-    value = _as_tensor(value, loc)
+    value = _as_tensor("value", value, loc.dtype, loc.device)
     if value.dim() < 1 or value.shape[-1] != loc.shape[-1]:
         raise ValueError(
             f"value must be (..., S) with S = {loc.shape[-1]}, not {tuple(value.shape)}; "
@@ -491,6 +497,16 @@ def _check_value(value, loc: Tensor, validate: bool) -> Tensor:
                 f"{most}; divide images by 255, or pass value.float()"
             )
     return value
+
+
+def _noise(name: str, noise, size: int, loc: Tensor) -> Tensor:
+    """Noise for a sample as a tensor (..., size). Raises ValueError that names it."""
+    noise = _as_tensor(name, noise, loc.dtype, loc.device)
+    if noise.dim() < 1 or noise.shape[-1] != size:
+        raise ValueError(
+            f"{name} must be (..., {size}), not {tuple(noise.shape)}; draw it with torch.randn"
+        )
+    return noise
 
 
 def _check_shapes(loc: Tensor, cov_factor: Tensor, cov_diag: Tensor) -> torch.Size:
@@ -549,8 +565,7 @@ class LowRankNormal(Distribution):
                 f"loc and cov_factor must be tensors, not {type(loc).__name__} and "
                 f"{type(cov_factor).__name__}; pass torch.as_tensor(x)"
             )
-        if not isinstance(cov_diag, Tensor):
-            cov_diag = torch.as_tensor(cov_diag, dtype=torch.float64, device=loc.device)
+        cov_diag = _as_tensor("cov_diag", cov_diag, torch.float64, loc.device)
         cov_diag = cov_diag.reshape(1) if cov_diag.dim() == 0 else cov_diag
         batch_shape = _check_shapes(loc, cov_factor, cov_diag)
         dtype = torch.promote_types(loc.dtype, cov_factor.dtype)
@@ -572,12 +587,12 @@ class LowRankNormal(Distribution):
 
     def expand(self, batch_shape, _instance=None) -> "LowRankNormal":
         """The same distribution for a larger batch; nothing is copied."""
+        batch_shape = _as_size(batch_shape)
+        self._loc.new_empty(()).expand(self.batch_shape).expand(batch_shape)  # RuntimeError if not
         new = self._get_checked_instance(LowRankNormal, _instance)
         new._loc, new._factor, new._diag = self._loc, self._factor, self._diag
         new._fixed = self._fixed
-        super(LowRankNormal, new).__init__(
-            _as_size(batch_shape), self.event_shape, validate_args=False
-        )
+        super(LowRankNormal, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
 
@@ -626,6 +641,11 @@ class LowRankNormal(Distribution):
         """diag(P P^T + D): (..., S)."""
         low_rank = torch.linalg.vector_norm(self._factor, dim=-1).square()
         return (low_rank + self._diag.to(self._loc.dtype)).expand(self._extended_shape())
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """P P^T + D (..., S, S): for small S."""
+        return _product(self.cov_factor, self.cov_factor.mT) + torch.diag_embed(self.cov_diag)
 
     def _own(self, x: Tensor, own: torch.Size) -> Tensor:
         """Results per stored factor (items, ...) in the distribution's batch shape."""
@@ -726,15 +746,8 @@ class LowRankNormal(Distribution):
 
     def rsample_from(self, noise_factor: Tensor, noise_diag: Tensor) -> Tensor:
         """mu + P w + sqrt(D) v for given noise w (..., R) and v (..., S) that broadcast (eq. 4)."""
-        noise_factor, noise_diag = (_as_tensor(x, self._loc) for x in (noise_factor, noise_diag))
-        wanted = {"noise_factor": (noise_factor, self.rank)}
-        wanted["noise_diag"] = (noise_diag, self.event_shape[0])
-        for name, (noise, size) in wanted.items():
-            if noise.dim() < 1 or noise.shape[-1] != size:
-                raise ValueError(
-                    f"{name} must be (..., {size}), not {tuple(noise.shape)}; "
-                    f"draw it with torch.randn"
-                )
+        noise_factor = _noise("noise_factor", noise_factor, self.rank, self._loc)
+        noise_diag = _noise("noise_diag", noise_diag, self.event_shape[0], self._loc)
         deviation = self._diag.to(self._loc.dtype).sqrt()
         return self.loc + _combine(self._factor, noise_factor) + deviation * noise_diag
 
@@ -783,7 +796,7 @@ class LowRankNormal(Distribution):
         scales (R,) or (*batch, R), in descending order of the components; zero removes one, ones
         change nothing.
         """
-        scales = _as_tensor(scales, self._loc)
+        scales = _as_tensor("scales", scales, self._loc.dtype, self._loc.device)
         if scales.dim() < 1 or scales.shape[-1] != self.rank:
             raise ValueError(
                 f"scales must be (..., R) with R = {self.rank}, not {tuple(scales.shape)}; "
@@ -821,6 +834,7 @@ class LowRankNormal(Distribution):
         values = _per_edit("values", values, position, given, self._loc.device)
         noise = 0.0 if noise_variance is None else noise_variance
         noise = _per_edit("noise_variance", noise, position, given, self._loc.device)
+        _check_batches(self, values=values, noise_variance=noise)
         if self._validate_args:
             _check_values("values", values)
             _check_values("noise_variance", noise)
@@ -858,6 +872,18 @@ class LowRankNormal(Distribution):
         return new
 
 
+def _check_batches(p: Distribution, **tensors: Tensor) -> None:
+    """Raises ValueError for tensors (*batch, n) that do not go with the batch of p."""
+    for name, x in tensors.items():
+        try:
+            torch.broadcast_shapes(p.batch_shape, x.shape[:-1])
+        except RuntimeError as error:
+            raise ValueError(
+                f"{name} must be of the batch {tuple(p.batch_shape)} or broadcast with it, but is "
+                f"of {tuple(x.shape[:-1])}; give each its own, or one for all"
+            ) from error
+
+
 def _right_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Squared singular values s^2 (..., m) and right singular vectors (..., R, m) of (..., q, R).
 
@@ -876,7 +902,9 @@ def _right_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 def _edited_pixels(index, pixels: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
     """Ascending pixel numbers without repeats, where in `index` each stands last, its length."""
-    index = torch.as_tensor(index, device=device)
+    if isinstance(index, slice):
+        index = range(pixels)[index]
+    index = _as_tensor("index", index, None, device).to(device)
     if index.dtype == torch.bool:
         if index.shape != (pixels,):
             raise ValueError(
@@ -904,7 +932,7 @@ def _edited_pixels(index, pixels: int, device: torch.device) -> tuple[Tensor, Te
 
 def _per_edit(name: str, x, position: Tensor, given: int, device: torch.device) -> Tensor:
     """x of every kept edit in float64: (..., q)."""
-    x = torch.as_tensor(x, dtype=torch.float64, device=device)
+    x = _as_tensor(name, x, torch.float64, device).to(device, torch.float64)
     if x.dim() == 0:
         x = x.expand(1)
     if x.shape[-1] == 1:
@@ -939,6 +967,8 @@ def _kl_low_rank_normal(p: LowRankNormal, q: LowRankNormal) -> Tensor:
     Nats, float64, (*batch). For analysis: it makes float64 copies of both factors. Where the
     covariance itself is no larger than a factor, it is what loses no digits.
     """
+    if p.event_shape != q.event_shape:
+        raise ValueError(f"KL needs as many values, not {p.event_shape[0]} and {q.event_shape[0]}")
     batch, (pixels,) = torch.broadcast_shapes(p.batch_shape, q.batch_shape), p.event_shape
     if max(p.rank, q.rank) >= pixels and not (p._fixed or q._fixed):
         with suppress(torch.linalg.LinAlgError):  # singular to float64

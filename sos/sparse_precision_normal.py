@@ -28,12 +28,12 @@ from sos.low_rank_normal import (
     LOG_2PI,
     LowRankNormal,
     _as_size,
-    _as_tensor,
     _check_value,
     _check_values,
     _combine,
     _edited_pixels,
     _folded,
+    _noise,
     _operator,
     _per_edit,
     _pixel,
@@ -357,11 +357,7 @@ class SparsePrecisionNormal(Distribution):
 
     def rsample_from(self, noise: Tensor) -> Tensor:
         """mu + L^-T u for given noise u (*sample, *batch, S), exact and differentiable."""
-        noise = _as_tensor(noise, self._loc)
-        if noise.dim() < 1 or noise.shape[-1:] != self.event_shape:
-            raise ValueError(
-                f"noise must be (..., {self.event_shape[0]}), not {tuple(noise.shape)}"
-            )
+        noise = _noise("noise", noise, self.event_shape[0], self._loc)
         shape = torch.broadcast_shapes(noise.shape, self._extended_shape())
         lead = shape[: len(shape) - len(self.batch_shape) - 1]
         log_diag, weights = self._items()
@@ -572,12 +568,13 @@ class LowRankPlusSparseNormal(Distribution):
 
     def rsample_from(self, noise_factor: Tensor, noise_local: Tensor) -> Tensor:
         """mu + P w + L^-T u for given noise w (..., R) and u (..., S)."""
-        low_rank = _combine(self._factor, _as_tensor(noise_factor, self._factor))
+        noise_factor = _noise("noise_factor", noise_factor, self.rank, self._factor)
+        low_rank = _combine(self._factor, noise_factor)
         return self.local.expand(self.batch_shape).rsample_from(noise_local) + low_rank
 
     def covariance_row(self, index: int) -> Tensor:
         """P p_i + that of `local`: (*batch, S)."""
-        p_i = self._factor[..., index, :]
+        p_i = self._factor[..., _pixel(index, self.event_shape[0]), :]
         return _combine(self._factor, p_i) + self.local.covariance_row(index)
 
     @property

@@ -20,11 +20,6 @@ def toy_distribution() -> LowRankNormal:
     return LowRankNormal((0.5 + 0.1 * row).flatten(), columns.flatten(1).T, EPSILON)
 
 
-def dense_covariance(p: LowRankNormal) -> Tensor:
-    """Σ = PPᵀ + D, written down: S×S."""
-    return p.cov_factor @ p.cov_factor.T + torch.diag(p.cov_diag.expand(p.event_shape))
-
-
 def independent(p: LowRankNormal) -> LowRankNormal:
     """Independent pixels with the mean and the variances of p: rank 0."""
     return LowRankNormal(p.mean, p.cov_factor[:, :0], p.variance)
@@ -38,7 +33,7 @@ def edit(p: LowRankNormal) -> tuple[int, Tensor, Tensor]:
 
 def dense_conditional(p: LowRankNormal, painted: Tensor, colours: Tensor) -> MultivariateNormal:
     """Equations 6 and 7 with dense matrices; painted pixels get a vanishing variance."""
-    covariance = dense_covariance(p)
+    covariance = p.covariance_matrix
     gain = torch.linalg.solve(covariance[painted][:, painted], covariance[painted]).T
     mean = p.mean + gain @ (colours - p.mean[painted])
     rest = covariance - gain @ covariance[painted]

@@ -92,7 +92,7 @@ def test_densities_and_moments_match_the_dense_normal(name):
     close(p.entropy(), expected.entropy())
     floor = MultivariateNormal(p.loc, torch.diag_embed(p.cov_diag)).entropy()
     close(p.rank_entropy, expected.entropy() - floor)
-    for attribute in ("mean", "variance", "stddev"):
+    for attribute in ("mean", "variance", "stddev", "covariance_matrix"):
         close(getattr(p, attribute), getattr(expected, attribute))
     assert p.rsample((5,)).shape == (5,) + p.batch_shape + p.event_shape
 
@@ -739,6 +739,23 @@ def test_a_batch_can_be_walked_through_and_a_single_one_cannot():
     assert len(list(p)) == 3
     with pytest.raises(IndexError):
         p[0][0]
+
+
+@pytest.mark.parametrize("kind, build", [
+    (RuntimeError, lambda: LowRankNormal(ZEROS, torch.ones(6, 2)).expand((2,))),
+    (IndexError, lambda: LOW.covariance_row(6)),
+    (TypeError, lambda: LOW.covariance_row(1.5)),
+    (TypeError, lambda: LowRankNormal([0.0], [[1.0]])),
+    (TypeError, lambda: LowRankNormal(ZEROS, torch.ones(6, 2), None)),
+    (TypeError, lambda: LOW.log_prob(None)),
+    (TypeError, lambda: LOW.condition({1, 2}, 0.5)),
+    (TypeError, lambda: LOW.condition([1, 2], "red")),
+    (ValueError, lambda: LOW.condition([0], torch.zeros(5, 1))),
+    (ValueError, lambda: kl_divergence(LOW, LowRankNormal(torch.zeros(5), torch.ones(5, 2)))),
+])  # fmt: skip
+def test_what_cannot_be_meant_is_an_error(kind, build):
+    with pytest.raises(kind):
+        build()
 
 
 @pytest.mark.parametrize("shape", [5, (5,), [5], np.int64(5), np.array([5]), torch.tensor([5])])
