@@ -8,7 +8,16 @@
 #                                 the last line; with --test it has pytest and nbval as well
 set -euo pipefail
 
-root="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" >/dev/null && pwd)"
+# Where this script really lies: it may be called through links, and `readlink -f` is not everywhere.
+script="${BASH_SOURCE[0]}"
+while [ -L "$script" ]; do
+    target="$(readlink -- "$script")"
+    case "$target" in
+        /*) script="$target" ;;
+        *) script="$(dirname -- "$script")/$target" ;;
+    esac
+done
+root="$(CDPATH='' cd -- "$(dirname -- "$script")" >/dev/null && pwd -P)"
 # The caller's directory stays as it is, because --faces may be relative to it.
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 # A kernel that the user registered as python3 may belong to another environment.

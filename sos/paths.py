@@ -1,7 +1,9 @@
 """Where everything lives: the one owner of paths, so that notebooks run from any directory."""
 
+import errno
 import os
 import shutil
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,13 +18,21 @@ ASSETS = DATA / "assets"  # head and brain templates that the simulated images a
 SHIPPED = DATA / "models"  # released weights with their configuration, history and metrics
 NOTEBOOKS = ROOT / "notebooks"
 CACHE = Path(os.environ.get("SOS_CACHE", ROOT / "data" / "cache"))  # made again when deleted
-FIGURES = Path(os.environ.get("SOS_FIGURES", ROOT / "figures"))
 EXECUTED = Path(os.environ.get("SOS_EXECUTED", ROOT / "executed"))  # copies of notebooks
+# The runner writes figures/. What somebody draws by hand, in JupyterLab, leaves that as it is.
+BY_HAND = "ipykernel" in sys.modules and "SOS_FIGURES" not in os.environ
+FIGURES = Path(os.environ.get("SOS_FIGURES", EXECUTED / "figures" if BY_HAND else ROOT / "figures"))
+
+
+FULL = 2**16  # bytes free of a file system that counts as full
 
 
 @contextmanager
 def replacing(target: Path):
-    """A temporary path, file or folder, that becomes `target` when the block ends without error."""
+    """A temporary path, file or folder, that becomes `target` when the block ends without error.
+
+    Raises OSError with the target's name where the disk is full, whatever a library makes of that.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
@@ -32,10 +42,19 @@ def replacing(target: Path):
                 with file.open("rb") as stream:
                     os.fsync(stream)
         os.replace(temporary, target)
+    except Exception as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or _is_full(target.parent):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
+        raise
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether a file system has no room left, which libraries say in words of their own."""
+    return shutil.disk_usage(folder).free < FULL
 
 
 def write_text(target: Path, text: str) -> None:

@@ -1,7 +1,11 @@
 """Every figure of the collection; one owner of style, colour scales and file names."""
 
 import io
+import os
+import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import cache
 
 import matplotlib
 import numpy as np
@@ -50,20 +54,43 @@ FINE_DPI = 200  # of files with images of the paper's size
 GAP = 2  # white pixels between tiled images
 
 
+def styled() -> AbstractContextManager[None]:
+    """The collection's own style over matplotlib's defaults: no file of the user's reaches it."""
+    return plt.style.context(["default", STYLE])
+
+
 def save(figure: Figure, name: str, profile: str) -> Figure:
-    """Writes figures/<profile>/<name>.png and .pdf, each whole or not at all, without dates."""
+    """Writes <profile>/<name>.png and .pdf, each whole or not at all, without dates.
+
+    The runner's go to figures/, those of notebooks that are run by hand to executed/figures/.
+    """
+    show_pictures()
     dpi = figure.dpi
     if profile.startswith("paper"):
         dpi = FINE_DPI
         average_what_shrinks(figure, dpi)
     for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        with paths.replacing(paths.FIGURES / profile / f"{name}.{suffix}") as temporary:
+        with styled(), paths.replacing(paths.FIGURES / profile / f"{name}.{suffix}") as temporary:
             figure.savefig(
                 temporary, format=suffix, metadata=metadata, bbox_inches="tight", dpi=dpi
             )
     plt.close(figure)  # the notebook shows the returned figure, once
     figure.set_dpi(SHOWN_DPI)
     return figure
+
+
+@cache
+def show_pictures() -> None:
+    """In a notebook, makes sure that figures are shown: with MPLBACKEND=Agg they would be text."""
+    if "ipykernel" not in sys.modules:
+        return
+    from IPython import get_ipython
+
+    shell = get_ipython()
+    if shell is not None and matplotlib.get_backend().lower() == "agg":
+        shell.enable_matplotlib("inline")
+    if paths.BY_HAND:
+        print(f"figures go to {os.path.relpath(paths.FIGURES)}; run_all.sh renews figures/")
 
 
 def average_what_shrinks(figure: Figure, dpi: float) -> None:
@@ -81,7 +108,9 @@ def save_photo(figure: Figure, name: str, profile: str):
     save(figure, name, profile)
     stream = io.BytesIO()
     quality = {"quality": 85, "optimize": True}
-    figure.savefig(stream, format="jpeg", dpi=PHOTO_DPI, bbox_inches="tight", pil_kwargs=quality)
+    look = {"dpi": PHOTO_DPI, "bbox_inches": "tight", "pil_kwargs": quality}
+    with styled():
+        figure.savefig(stream, format="jpeg", **look)
     return Image(stream.getvalue(), format="jpeg")
 
 
@@ -107,7 +136,7 @@ def picture_rows(rows: Sequence[dict], title: str | None = None) -> Figure:
     count, _, height, width = rows[0]["images"].shape
     tall = WIDTH * 0.86 / count * height / width
     heights = [0.35 * tall if "note" in row else tall for row in rows]
-    with plt.style.context(STYLE):
+    with styled():
         figure, grid = plt.subplots(
             len(rows), 2, figsize=(WIDTH, sum(heights) + 0.06 * len(rows) + 0.3), squeeze=False,
             gridspec_kw={
@@ -191,7 +220,7 @@ def robust_limit(values: Tensor) -> float:
 def grid(images: Tensor, columns: int, title: str | None = None) -> Figure:
     """Images as a contact sheet."""
     canvas = tile(images, columns)
-    with plt.style.context(STYLE):
+    with styled():
         figure, axes = plt.subplots(figsize=(WIDTH, WIDTH * canvas.shape[0] / canvas.shape[1]))
         axes.imshow(canvas)
         axes.axis("off")
@@ -208,7 +237,7 @@ def traces(models: dict[str, Model]) -> Figure:
         ("kl_multiplier", "multiplier β"),
         ("rank_entropy_multiplier", "multiplier λ_H"),
     )
-    with plt.style.context(STYLE):
+    with styled():
         figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 4.8), sharex=True, layout="constrained")
         for (key, label), ax in zip(panels, axes.flat, strict=True):
             for name, model in models.items():
@@ -245,7 +274,7 @@ def coherence(curves: dict[str, dict[str, Tensor]], shares: dict[str, dict[str, 
 
     `curves[data set][model]` (distances,), `shares[data set][model]` share in observation space.
     """
-    with plt.style.context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             1, len(curves) + 1, figsize=(WIDTH, 2.9), layout="constrained"
         )  # fmt: skip
@@ -322,7 +351,7 @@ def local_and_global(sampled: dict[str, Tensor], real: dict[str, Tensor], reach:
 
     Lines: y - μ of its samples. Dots: x - μ of test images, what the samples should look like.
     """
-    with plt.style.context(STYLE):
+    with styled():
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.4), layout="constrained")
         for name in sampled:
             for residuals, line in ((sampled[name], "-"), (real[name], ":")):
@@ -352,7 +381,7 @@ def correlations(p: dict, places: Sequence[tuple[int, int]], shape: Shape) -> Fi
     The first column marks the places (row, column) on the means.
     """
     _, height, width = shape
-    with plt.style.context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             len(p), 1 + len(places), layout="constrained",
             figsize=(WIDTH, 1.02 * WIDTH * len(p) / (1 + len(places)) * height / width),
@@ -383,7 +412,7 @@ def correlations(p: dict, places: Sequence[tuple[int, int]], shape: Shape) -> Fi
 
 def grids(panels: dict[str, Tensor], columns: int, frame: Sequence[int] = ()) -> Figure:
     """Contact sheets side by side, {title: images (N, C, H, W)}; images of `frame` are framed."""
-    with plt.style.context(STYLE):
+    with styled():
         sheets = {title: tile(images, columns) for title, images in panels.items()}
         tall, wide = next(iter(sheets.values())).shape[:2]
         figure, axes = plt.subplots(
@@ -429,7 +458,7 @@ def sweeps(tiles: Tensor, values: Tensor, title: str | None = None) -> Figure:
     """
     rows, columns, _, height, width = tiles.shape
     canvas = tile(tiles.flatten(0, 1), columns)
-    with plt.style.context(STYLE):
+    with styled():
         tall = WIDTH * canvas.shape[0] / canvas.shape[1]
         figure, ax = plt.subplots(figsize=(WIDTH, tall + 0.4), layout="constrained")
         ax.imshow(canvas)
@@ -452,7 +481,7 @@ def shares_by_region(panels: dict[str, tuple[Tensor, Tensor, Sequence[str]]]) ->
 
     The first column, set apart, is the share of the picture's area.
     """
-    with plt.style.context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             len(panels), 1, figsize=(WIDTH, 2.1 * len(panels)), layout="constrained", squeeze=False
         )
@@ -559,7 +588,7 @@ def edited(
     """
     count, _, height, width = next(iter(rows.values())).shape
     side = min(2.4, WIDTH / count)
-    with plt.style.context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             len(rows), count, layout="constrained", squeeze=False,
             figsize=(side * count + 0.8, (side * height / width + 0.2) * len(rows) + 0.25),
@@ -586,7 +615,7 @@ def spreads(rows: dict[str, Tensor], titles: Sequence[str], limit: float) -> Fig
     """Maps (N, H, W) of standard deviations on one scale from 0 to `limit`."""
     count, height, width = next(iter(rows.values())).shape
     side = min(2.2, WIDTH / count)
-    with plt.style.context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             len(rows), count, layout="constrained", squeeze=False,
             figsize=(side * count + 1.4, (side * height / width + 0.1) * len(rows) + 0.3),
@@ -611,7 +640,7 @@ def greedy(
     picture (C, H, W), removed (H, W); curves and errors {label: values after 0, 1, 2 ... pixels}.
     """
     width = picture.shape[-1]
-    with plt.style.context(STYLE):
+    with styled():
         figure, axes = plt.subplots(1, 4, figsize=(WIDTH, 2.9), layout="constrained")
         axes[0].imshow(tile(picture[None], 1))
         axes[0].set_title("mean, and the first ten")
@@ -644,7 +673,7 @@ def convergence(gaps: dict, spectra: dict, angles: dict, exact: Tensor) -> Figur
     `gaps` (steps, nats per dimension), `spectra` and `exact` eigenvalues (R,) of PPᵀ, `angles`
     (R,) in degrees between the span of P and the exact one.
     """
-    with plt.style.context(STYLE):
+    with styled():
         figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.2), layout="constrained")
         number = np.arange(1, len(exact) + 1)
         axes[1].plot(number, exact, color=BARE["exact"], lw=3, alpha=0.35, label="exact")
@@ -671,7 +700,7 @@ def entropy_and_epsilon(
     `target` as `sos.bare.Spectrum.by_multiplier` has it, `trained` points (rank entropy, variance),
     `epsilon` (ε, log-density) along a curve and at `marks`.
     """
-    with plt.style.context(STYLE):
+    with styled():
         figure, axes = plt.subplots(1, 3, figsize=(WIDTH, 3.1), layout="constrained")
         for ax, key in zip(axes, ("variance", "lost"), strict=False):
             ax.plot(target["rank_entropy"], target[key], color=BARE["exact"], lw=1.2, label="exact")
@@ -696,7 +725,7 @@ def entropy_and_epsilon(
 
 def diagonals(panels: dict[str, Tensor]) -> Figure:
     """Standard deviations of each value's own noise, {title: variances (C, H, W)}, one scale."""
-    with plt.style.context(STYLE):
+    with styled():
         figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.2), layout="constrained")
         maps = {title: variance.mean(0).sqrt().cpu() for title, variance in panels.items()}
         top = max(robust_limit(image) for image in maps.values())
@@ -738,7 +767,7 @@ def stability(groups: dict[str, dict[str, list[dict]]], data_variance: float) ->
     {title of a column: {training: history}}. Dotted: the data's variance; dashed: the largest
     that values between 0 and 1 can have.
     """
-    with plt.style.context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             2, len(groups), figsize=(WIDTH, 5.2), sharex="col", sharey="row", layout="constrained",
             squeeze=False,
@@ -766,7 +795,7 @@ def stability(groups: dict[str, dict[str, list[dict]]], data_variance: float) ->
 
 def phase_portrait(runs: dict[str, tuple[list[dict], float]]) -> Figure:
     """Rank entropy less its target against the multiplier λ_H, {training: (history, target)}."""
-    with plt.style.context(STYLE):
+    with styled():
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.4), layout="constrained")
         for k, (name, (history, target)) in enumerate(runs.items()):
             rows = report.after_release(history)

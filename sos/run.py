@@ -1,26 +1,25 @@
 """The runner behind run_all.sh: plan, data, training, notebooks, summary. Resumable."""
 
 import argparse
+import errno
 import fcntl
 import hashlib
 import json
 import logging
 import os
-import re
-import shutil
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sos import config, paths
+from sos.execute import execute as execute_notebook
+from sos.execute import failing_cell
 
 SOURCES = {".py", ".js", ".css", ".html"}  # of the package, widgets and pages included
 RUN_TIMES = paths.NOTEBOOKS / "run_times.json"  # seconds of each notebook, renewed by --write
-ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -196,8 +195,53 @@ def main(argv: list[str] | None = None) -> int:
         with parallel.joined():
             prepare_models(chosen)
         return 0
+    for signal_ in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signal_, stop)
+    try:
+        return run_alone(chosen)
+    except Stopped as stopped:
+        return leave(128 + stopped.signal)
+    except KeyboardInterrupt:
+        return leave(128 + signal.SIGINT)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            raise
+        print(f"{error}\nmake room, or let {', '.join(PLACES_TO_WRITE)} name other folders")
+        return 1
+
+
+PLACES_TO_WRITE = ("SOS_CACHE", "SOS_FIGURES", "SOS_EXECUTED")
+
+
+class Stopped(BaseException):
+    """A signal asked this process to end."""
+
+    def __init__(self, signal_: int):
+        self.signal = signal_
+
+
+def stop(signal_: int, _) -> None:
+    raise Stopped(signal_)
+
+
+def leave(status: int) -> int:
+    """Ends quietly, with the processes that were started for trainings; returns the status."""
+    from joblib.externals.loky import get_reusable_executor
+
+    for signal_ in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(signal_, signal.SIG_IGN)
+    print("\nstopped; the same command goes on from here", flush=True)
+    get_reusable_executor().shutdown(kill_workers=True)
+    return status
+
+
+def run_alone(chosen: argparse.Namespace) -> int:
+    """Does the work, unless another process is at the same."""
     where = paths.EXECUTED / chosen.profile
-    where.mkdir(parents=True, exist_ok=True)
+    for place in (paths.CACHE, paths.FIGURES, where):
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):  # raises where nothing can be written
+            pass
     with (where / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -207,11 +251,7 @@ def main(argv: list[str] | None = None) -> int:
         except OSError as error:  # some network file systems have no locks
             print(f"{where} cannot be locked ({error}): do not run this profile twice at a time")
         paths.sweep()
-        try:
-            return work(chosen)
-        except KeyboardInterrupt:
-            print("\nstopped; the same command goes on from here")
-            return 130
+        return work(chosen)
 
 
 def needed(chosen: argparse.Namespace) -> list[config.Experiment]:
@@ -250,7 +290,10 @@ def work(chosen: argparse.Namespace) -> int:
         if lacking:
             rows.append((notebook, f"SKIPPED, because {', '.join(lacking)} failed", 0.0, []))
             continue
-        rows.append((notebook, *execute(notebook, chosen, experiments)))
+        try:
+            rows.append((notebook, *execute(notebook, chosen, experiments)))
+        except OSError as error:  # no room, or no right, to write what this one makes
+            rows.append((notebook, f"FAILED: {error}", 0.0, []))
     print_summary(rows, chosen)
     return 0 if all(state in ("done", "up to date") for _, state, _, _ in rows) else 1
 
@@ -334,58 +377,27 @@ def is_current(notebook: Notebook, chosen: argparse.Namespace, experiments: list
 
 
 def execute(notebook: Notebook, chosen: argparse.Namespace, experiments: list):
-    """Runs one notebook by papermill into executed/<profile>/: state, seconds, figures made."""
-    import papermill
-    from traitlets.config import Config
-
+    """Runs one notebook into executed/<profile>/, unless it is current: state, seconds, figures."""
+    stamp = executed(notebook, chosen, "json")
     if not chosen.fresh and not chosen.write and is_current(notebook, chosen, experiments):
-        stamp = json.loads(executed(notebook, chosen, "json").read_text())
-        return "up to date", 0.0, stamp["figures"]
-    target, log, partial = (
-        executed(notebook, chosen, suffix) for suffix in ("ipynb", "log", "failed.ipynb")
-    )
-    target.parent.mkdir(parents=True, exist_ok=True)
+        return "up to date", 0.0, json.loads(stamp.read_text())["figures"]
+    target, folder = executed(notebook, chosen, "ipynb"), paths.FIGURES / chosen.profile
     before = key(notebook, chosen, experiments)  # an edit meanwhile is not in what is executed
-    began, clock_began = time.time(), time.perf_counter()
-    state = "done"
-    with tempfile.TemporaryDirectory(prefix="sos-", ignore_cleanup_errors=True) as private:
-        # Kernels over sockets in a private folder: no ports to race for, no warning about TCP.
-        settings = Config()
-        for manager in (settings.KernelManager, settings.AsyncKernelManager):
-            manager.transport, manager.ip = "ipc", f"{private}/k"
-        copy = Path(private, target.name)  # papermill writes cell by cell
-        try:
-            with batch_environment():
-                papermill.execute_notebook(
-                    notebook.source, copy, parameters=parameters(chosen), cwd=paths.NOTEBOOKS,
-                    progress_bar=True, autosave_cell_every=0, config=settings,
-                    kernel_name="python3", start_timeout=300,
-                )  # fmt: skip
-            with paths.replacing(target) as temporary:
-                shutil.copyfile(copy, temporary)
-        except Exception as error:  # one notebook's failure must not stop the others
-            executed(notebook, chosen, "json").unlink(missing_ok=True)  # no older success counts
-            lines = getattr(error, "traceback", None) or [f"{type(error).__name__}: {error}"]
-            paths.write_text(log, ANSI.sub("", "\n".join(lines)) + "\n")
-            state = f"FAILED in {failing_cell(copy)}, see {log}"
-            if copy.exists():
-                with paths.replacing(partial) as temporary:
-                    shutil.copyfile(copy, temporary)
-            print(f"{notebook.name}: {ANSI.sub('', lines[-1])[-2000:]}", file=sys.stderr)
-    folder = paths.FIGURES / chosen.profile
-    made = (f for f in folder.rglob("*.*") if f.stat().st_mtime >= began)
-    figures = sorted(f.relative_to(folder).as_posix() for f in made)  # results/ too
+    began = time.perf_counter()
+    stamp.unlink(missing_ok=True)  # no older success counts
+    state, figures = execute_notebook(notebook.source, target, parameters(chosen), folder)
+    if state == "FAILED":
+        partial, log = (executed(notebook, chosen, suffix) for suffix in ("failed.ipynb", "log"))
+        state += f" in {failing_cell(partial)}, see {log}"
+    seconds = time.perf_counter() - began
     if state == "done":
         if chosen.write:
             from sos.notebooks import normalised
 
             paths.write_text(notebook.source, normalised(target))
-            record_time(notebook, time.perf_counter() - clock_began)
-        stamp = {"key": before, "figures": figures}
-        paths.write_text(executed(notebook, chosen, "json"), json.dumps(stamp, indent=1))
-        log.unlink(missing_ok=True)
-        partial.unlink(missing_ok=True)
-    return state, time.perf_counter() - clock_began, figures
+            record_time(notebook, seconds)
+        paths.write_text(stamp, json.dumps({"key": before, "figures": figures}, indent=1))
+    return state, seconds, figures
 
 
 def record_time(notebook: Notebook, seconds: float) -> None:
@@ -394,40 +406,6 @@ def record_time(notebook: Notebook, seconds: float) -> None:
     if not 1 / 1.5 < seconds / times.get(notebook.name, 1e-9) < 1.5:
         times[notebook.name] = round(seconds)
         paths.write_text(RUN_TIMES, json.dumps(times, indent=1, sort_keys=True) + "\n")
-
-
-def failing_cell(copy: Path) -> str:
-    """The last cell that papermill began, as a reader of the partial copy sees it."""
-    try:
-        cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
-    except FileNotFoundError:
-        return "its start"
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    begun = [n for n, c in enumerate(code) if c["metadata"].get("papermill", {}).get("start_time")]
-    if not begun:
-        return "its start"
-    source = "".join(code[begun[-1]]["source"]).strip()
-    return f"cell [{begun[-1] + 1}] `{source.splitlines()[0] if source else ''}`"
-
-
-@contextmanager
-def batch_environment() -> Iterator[None]:
-    """The environment of kernels that nobody watches; on leaving, it is as it was."""
-    before = dict(os.environ)
-    others = [entry for entry in [os.environ.get("PYTHONPATH")] if entry]
-    os.environ |= {
-        "TQDM_DISABLE": "1",  # a bar would be stored as text that differs from run to run
-        "SOS_BATCH": "1",
-        "SOS_CACHE": str(paths.CACHE.absolute()),  # kernels work in another directory
-        "SOS_FIGURES": str(paths.FIGURES.absolute()),
-        "PYTHONPATH": os.pathsep.join([str(paths.PACKAGE.parent), *others]),
-        "JUPYTER_PREFER_ENV_PATH": "1",  # a user's kernel of the same name may be another Python
-    }
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def print_summary(rows: list, chosen: argparse.Namespace) -> None:
