@@ -4,6 +4,7 @@
 # Uses the active Python if it has all that pyproject.toml lists, else one in .venv/ or .conda/ here,
 # which is made on first use. Interrupted at any point, the same command goes on or repairs.
 #   SOS_PYTHON=PATH               this interpreter and no other
+#   run_all.sh --lab [...]        opens the notebooks in JupyterLab; arguments go to it
 #   run_all.sh --python [--test]  only makes sure of the environment and prints its interpreter on
 #                                 the last line; with --test it has pytest and nbval as well
 set -euo pipefail
@@ -130,6 +131,12 @@ if [ "${1:-}" = --python ]; then
     choose_python
     printf '%s\n' "$python"
     exit
+fi
+if [ "${1:-}" = --lab ]; then
+    choose_python
+    # With the whole checkout as its root, links from notebooks to figures/ lead somewhere.
+    exec "$python" -m jupyter lab --ServerApp.root_dir="$root" "${@:2}" \
+        "$root/notebooks/00_start_here.ipynb"
 fi
 for argument in "$@"; do
     case "$argument" in

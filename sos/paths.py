@@ -43,8 +43,9 @@ def replacing(target: Path):
                     os.fsync(stream)
         os.replace(temporary, target)
     except Exception as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or _is_full(target.parent):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
+        reason = os.strerror(errno.ENOSPC)
+        if reason in str(error) or _is_full(target.parent):
+            raise OSError(errno.ENOSPC, reason, str(target)) from error
         raise
     finally:
         if temporary.is_dir():

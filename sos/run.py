@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -160,7 +161,15 @@ def choose_data(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> 
             continue
         from sos.datasets import READERS  # takes a while, and simulated images need none
 
-        setattr(chosen, name, place.expanduser().resolve())
+        place = place.expanduser().resolve()
+        setattr(chosen, name, place)
+        try:
+            str(place).encode()
+        except UnicodeEncodeError:
+            parser.error(
+                f"--{name} {str(place)!r}: the name is not UTF-8, and no notebook can hold it; "
+                f"rename the folder, or give a link of another name"
+            )
         try:
             READERS[reader].scan(str(getattr(chosen, name)))
         except (FileNotFoundError, ValueError) as error:
@@ -195,14 +204,14 @@ def main(argv: list[str] | None = None) -> int:
         with parallel.joined():
             prepare_models(chosen)
         return 0
-    for signal_ in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(signal_, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, stop)
     try:
         return run_alone(chosen)
     except Stopped as stopped:
-        return leave(128 + stopped.signal)
-    except KeyboardInterrupt:
-        return leave(128 + signal.SIGINT)
+        print("\nstopped; the same command goes on from here")
+        return 128 + stopped.number
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
             raise
@@ -216,23 +225,20 @@ PLACES_TO_WRITE = ("SOS_CACHE", "SOS_FIGURES", "SOS_EXECUTED")
 class Stopped(BaseException):
     """A signal asked this process to end."""
 
-    def __init__(self, signal_: int):
-        self.signal = signal_
+    def __init__(self, number: int):
+        self.number = number
 
 
-def stop(signal_: int, _) -> None:
-    raise Stopped(signal_)
+def stop(number: int, _) -> None:
+    """Ends trainings and kernels at once, which would have much to say, and raises Stopped."""
+    import psutil  # the options' listing needs no packages
 
-
-def leave(status: int) -> int:
-    """Ends quietly, with the processes that were started for trainings; returns the status."""
-    from joblib.externals.loky import get_reusable_executor
-
-    for signal_ in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(signal_, signal.SIG_IGN)
-    print("\nstopped; the same command goes on from here", flush=True)
-    get_reusable_executor().shutdown(kill_workers=True)
-    return status
+    signal.signal(number, signal.SIG_IGN)
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if "resource_tracker" not in " ".join(child.cmdline()):  # joblib's, which cleans up
+                child.kill()
+    raise Stopped(number)
 
 
 def run_alone(chosen: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -193,23 +194,23 @@ def made_block(file: Path) -> dict[str, np.ndarray]:
 def write(target: Path, parts: Iterable[dict[str, np.ndarray]], count: int) -> None:
     """A folder of .npy files and their SHA-256, which appears whole or not at all.
 
-    The parts, `count` pictures in all, are copied one after the other: together they may be larger
-    than the memory.
+    The parts, `count` pictures in all, are written one after the other: together they may be larger
+    than the memory. Not through a map of the file, in which a full disk ends the process.
     """
-    with paths.replacing(target) as temporary:
+    with paths.replacing(target) as temporary, ExitStack() as opened:
         temporary.mkdir(parents=True)
-        files, start = {}, 0
+        files = {}
         for part in parts:
             for name, block in part.items():
                 if name not in files:
-                    shape = (count, *block.shape[1:])
-                    files[name] = np.lib.format.open_memmap(
-                        temporary / f"{name}.npy", "w+", dtype=block.dtype, shape=shape
-                    )
-                files[name][start : start + len(block)] = block
-            start += len(part.get("images", ()))
-        for whole in files.values():
-            whole.flush()
+                    stream = (temporary / f"{name}.npy").open("wb")
+                    files[name] = opened.enter_context(stream)
+                    header = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(block))
+                    header["shape"] = (count, *block.shape[1:])
+                    np.lib.format.write_array_header_1_0(stream, header)
+                files[name].write(np.ascontiguousarray(block).data)
+        for stream in files.values():
+            stream.flush()
         meta = {name: {"sha256": digest(temporary / f"{name}.npy")} for name in files}
         (temporary / "meta.json").write_text(json.dumps(meta, indent=1))
 
