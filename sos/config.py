@@ -387,6 +387,11 @@ def profile(name: str = "demo", images: dict | None = None) -> Profile:
     if faces or celeba:
         kind, place = ("folder", faces) if faces else ("celeba", celeba)
         read["faces"] = {"name": kind, "folder": place, **how}
+        if faces:
+            from sos.datasets import folder  # which knows what the settings here mean
+
+            if folder.is_gray(faces):  # in colour their samples would be tinted
+                read["faces"]["channels"] = 1
     if biobank:
         read["brains"] = {"name": "biobank", "folder": biobank, **how}
     if name == "paper" and how.get("partition") == "official" and celeba:

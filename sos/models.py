@@ -153,7 +153,9 @@ def load(experiment: Experiment, folder: Path) -> Model:
 def provenance(models: dict[str, Model]) -> dict:
     """What results were computed on, and the SHA-256 of the weights behind them."""
     weights = {name: model.meta["weights_sha256"] for name, model in models.items()}
-    return {**machine(), "weights": weights}
+    data = {name: model.experiment.data for name, model in models.items()}
+    read = {name: d.name for name, d in data.items() if d.folder}
+    return {**machine(), "weights": weights} | ({"images": read} if read else {})
 
 
 def machine() -> dict[str, str | int]:

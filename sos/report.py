@@ -58,14 +58,25 @@ class Results:
         paths.write_text(self.file, text + "\n")
 
 
-def load_numbers(notebook: str, profile: str) -> dict[str, float]:
-    """{name: value} of a notebook's results file; empty where it was not run."""
+def load_results(notebook: str, profile: str) -> dict:
+    """The content of a notebook's results file; without numbers where it was not run."""
     try:
         file = paths.FIGURES / profile / "results" / f"{notebook}.json"
-        numbers = json.loads(file.read_text(encoding="utf-8"))["numbers"]
+        return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {}
+        return {"numbers": {}}
+
+
+def load_numbers(notebook: str, profile: str) -> dict[str, float]:
+    """{name: value} of a notebook's results file; empty where it was not run."""
+    numbers = load_results(notebook, profile)["numbers"]
     return {name: entry["value"] for name, entry in numbers.items()}
+
+
+def has_counterpart(notebook: str, profile: str, data: str) -> bool:
+    """Whether the paper's numbers may stand beside those of a data set: not beside own images."""
+    read = load_results(notebook, profile).get("images", {})
+    return "folder" not in {kind for name, kind in read.items() if name.split("-")[0] == data}
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -398,6 +409,8 @@ def distance_rows(notebook: str, profile: str, data: str, kinds: Sequence[str]) 
             floor = numbers.get(f"{data}-{kind}.distance_floor")
             paper = PAPER_TABLE_1.get((PAPER_DATA[data], KIND[kind], what))
             published = (PAPER_DATA[data], f"{paper:g}") if paper else ("not in the paper", "–")
+            if not has_counterpart(notebook, profile, data):
+                published = "none of these images", "–"
             rows.append(
                 (label, KIND[kind], what, number(distance, 3), number(floor, 2), *published)
             )
@@ -423,6 +436,8 @@ def orderings(profile: str, notebook: str = "01_beta_vae_vs_sos_vae") -> str:
     header = ("data", "the paper finds", "paper", "here", "holds here")
     rows = []
     for data in here_is:
+        if not has_counterpart(notebook, profile, data):
+            continue
         published = {
             (kind, what): PAPER_TABLE_1[PAPER_DATA[data], label, what]
             for kind, label in KIND.items()
@@ -436,6 +451,8 @@ def orderings(profile: str, notebook: str = "01_beta_vae_vs_sos_vae") -> str:
             paper = " < ".join(f"{published[one]:.0f}" for one in pair)
             label = LABELS[data]
             rows.append((label, claim, paper, " vs ".join(map(number, here)), holds))
+    if not rows:
+        return "The paper has no numbers for images of one's own."
     return markdown_table(header, rows)
 
 

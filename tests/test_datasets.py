@@ -15,7 +15,7 @@ from PIL import Image
 
 from sos import datasets, paths
 from sos.config import Data
-from sos.datasets import faces, folder
+from sos.datasets import faces, files, folder
 
 SPLITS = ("train", "validation", "test")
 
@@ -42,7 +42,7 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(datasets, "cpu_count", lambda: 1)  # in this process
     monkeypatch.setattr(datasets, "tqdm", partial(datasets.tqdm, disable=True))
-    folder.scan.cache_clear()  # temporary folders of the same name are not the same
+    folder.survey.cache_clear()  # temporary folders of the same name are not the same
     return tmp_path / "cache"
 
 
@@ -284,7 +284,7 @@ def test_the_three_numbers_are_upper_bounds_and_keep_the_shares(album):
 def test_images_are_mixed_but_always_alike(album):
     names = [file.name for file in folder.files(own(album), "train")]
     assert names != sorted(names)
-    folder.scan.cache_clear()
+    folder.survey.cache_clear()
     assert names == [file.name for file in folder.files(own(album), "train")]
 
 
@@ -444,9 +444,106 @@ def test_the_fingerprint_changes_with_the_files(album, edit):
     elif edit == "renamed":
         file.rename(file.with_name("renamed.png"))
     else:
-        os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
-    folder.scan.cache_clear()  # as in the next process
+        rewrite(file)
+    folder.survey.cache_clear()  # as in the next process
     assert folder.fingerprint(own(album), "train") != before
+
+
+def rewrite(file):
+    """Other content of the same length, and times as before."""
+    content, before = bytearray(file.read_bytes()), file.stat()
+    content[-20] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def test_a_folder_that_moves_or_is_touched_stays_the_same(album, tmp_path):
+    before = folder.fingerprint(own(album), "train")
+    os.utime(folder.files(own(album), "train")[0], ns=(0, 1))
+    assert folder.fingerprint(own(album), "train") == before
+    moved = album.rename(tmp_path / "elsewhere")
+    assert folder.fingerprint(own(moved), "train") == before
+    for memory in (paths.CACHE / "digests").glob("*"):
+        memory.write_text("[damaged")
+    files._remembered.cache_clear()
+    assert folder.fingerprint(own(moved), "train") == before
+
+
+def test_only_new_files_are_read_again(album, monkeypatch):
+    folder.fingerprint(own(album), "train")
+    file, read = folder.files(own(album), "train")[0], []
+    rewrite(file)
+    monkeypatch.setattr(files, "_digest", lambda file: read.append(file) or "other")
+    folder.fingerprint(own(album), "train")
+    assert read == [file]
+
+
+def test_pictures_that_change_while_they_are_read_are_not_kept(album, monkeypatch):
+    file, original = folder.files(own(album), "train")[0], datasets.build
+
+    def build(*args):
+        original(*args)
+        rewrite(file)
+
+    monkeypatch.setattr(datasets, "build", build)
+    with pytest.raises(ValueError, match="changed while they were read: run again"):
+        datasets.load_split(own(album), "train")
+    assert not any((paths.CACHE / "images").glob("folder-*train*"))
+
+
+def test_what_belongs_to_a_system_is_no_picture(album):
+    before = folder.scan(str(album))
+    for place in (".Trash-1000/files", ".ipynb_checkpoints", "@eaDir/a", "__MACOSX", "#recycle"):
+        (album / place).mkdir(parents=True)
+        picture(9, 9).save(album / place / "spare.png")
+    (album / "._1.png").write_bytes(b"Mac OS X")
+    folder.survey.cache_clear()
+    assert folder.scan(str(album)) == before
+    hidden = album.rename(album.with_name(".album"))  # the folder itself may be
+    assert len(folder.scan(str(hidden))) == len(before)
+
+
+def test_links_count_once_and_loops_end(album, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    picture(9, 9, seed=77).save(other / "linked.png")
+    (album / "folder").symlink_to(other)
+    (album / "again").symlink_to(other)
+    (album / "file.png").symlink_to(other / "linked.png")
+    (other / "loop").symlink_to(album)
+    (album / "broken.png").symlink_to(tmp_path / "nothing.png")
+    assert len(folder.scan(str(album))) == 101
+    assert "1 links to nothing" in folder.describe(own(album))
+
+
+def test_copies_stay_in_one_split_and_are_counted(album):
+    for number, file in enumerate(list(folder.scan(str(album)))[:40]):
+        (album / f"copy{number}.png").write_bytes(file.read_bytes())
+    folder.survey.cache_clear()
+    contents = [{f.read_bytes() for f in folder.files(own(album), split)} for split in SPLITS]
+    assert len(set.union(*contents)) == sum(map(len, contents)) == 100
+    assert len(folder.scan(str(album))) == 140
+    assert "40 copies of others" in folder.describe(own(album))
+
+
+def test_files_that_are_no_pictures_are_passed_over_and_counted(album):
+    (album / "notes.txt").write_text("P5 is a mark, but not of this")
+    (album / "labels.csv").write_text("a,b")
+    picture(9, 9, seed=5).save(album / "nameless", format="PNG")
+    picture(9, 9, seed=6).save(album / "wrong.dat", format="JPEG")
+    line = folder.describe(own(album))
+    assert "102 images" in line
+    assert "1 .csv files passed over" in line and "1 .txt files passed over" in line
+
+
+def test_unreadable_images_of_all_splits_are_told_at_once(album):
+    broken = [folder.files(own(album), split)[1] for split in SPLITS]
+    for file in broken:
+        file.write_bytes(b"not an image")
+    with pytest.raises(ValueError) as caught:
+        datasets.load_split(own(album), "train")
+    assert all(str(file) in str(caught.value) for file in broken)
+    assert str(caught.value).count("--skip-unreadable") == 1
 
 
 def test_an_edited_folder_is_read_again(album):

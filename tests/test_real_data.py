@@ -1,8 +1,10 @@
 """CelebA and brain volumes in every shape in which people have them, from stand-in files."""
 
+import gzip
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -168,7 +170,8 @@ def test_unreadable_images_are_named_and_counted(shape, tmp_path, jpegs, cache):
     with pytest.raises(ValueError, match="celeba train: . of 84 images cannot be read") as caught:
         datasets.load_split(data, "train")
     assert "--skip-unreadable" in str(caught.value)
-    bad = str(caught.value).count("cannot be read as an image")
+    bad = int(re.search(r"celeba train: (\d+) of 84", str(caught.value)).group(1))
+    assert str(caught.value).count("cannot be read as an image") == 2  # of all splits
     skipping = replace(data, skip_unreadable=True)
     assert len(datasets.load_split(skipping, "train").images) == 84 - bad
     assert datasets.identity(skipping, "train") != datasets.identity(data, "train")
@@ -226,10 +229,66 @@ def test_pictures_that_are_there_twice_count_once(tmp_path, jpegs):
 
 def test_lines_of_the_partition_that_mean_nothing_are_quoted(tmp_path, jpegs):
     as_torchvision(tmp_path, jpegs)
-    (tmp_path / "celeba" / celeba.PARTITION).write_text("image_id,partition\n")
+    (tmp_path / "celeba" / celeba.PARTITION).write_text("000001.jpg 0\n000002.jpg train\n")
     data = replace(CELEBA, folder=str(tmp_path), partition="official")
-    with pytest.raises(ValueError, match="line 'image_id,partition'; expected a file name and 0"):
+    with pytest.raises(ValueError, match="line '000002.jpg train'; expected a file name and 0"):
         celeba.files(data, "train")
+
+
+HEADER = "image_id,partition\r\n"
+
+
+@pytest.mark.parametrize("name, before, between, encoding", [
+    ("list_eval_partition.csv", HEADER, ",", "utf-8"),
+    ("list_eval_partition.csv", HEADER, ";", "utf-8-sig"),
+    ("list_eval_partition.csv", HEADER, "\t", "utf-16"),
+    (celeba.PARTITION, "", "  ", "utf-8-sig"),
+])  # fmt: skip
+def test_partitions_as_people_have_them(name, before, between, encoding, tmp_path, jpegs):
+    """Kaggle's table, what spreadsheets make of it, and a list of JPEG files beside PNG ones."""
+    folder = tmp_path / "img_align_celeba_png"
+    folder.mkdir()
+    for file, content in jpegs.items():
+        (folder / file.replace("jpg", "png")).write_bytes(content)
+    lines = before + partition_lines(jpegs).replace(" ", between).replace("\n", "\r\n")
+    (tmp_path / name).write_bytes(lines.encode(encoding))
+    data = replace(CELEBA, folder=str(tmp_path), partition="official", train=1000, test=1000)
+    assert [len(celeba.files(data, split)) for split in celeba.SPLITS] == [80, 12, 25]
+
+
+def as_mac_zip(root, jpegs):
+    with zipfile.ZipFile(root / celeba.ZIP, "w") as archive:
+        for name, content in jpegs.items():
+            archive.writestr(f"img_align_celeba/{name}", content)
+            archive.writestr(f"__MACOSX/img_align_celeba/._{name}", b"Mac OS X")
+    return root / celeba.ZIP
+
+
+def test_what_a_mac_adds_is_no_picture(tmp_path, jpegs):
+    archive = as_mac_zip(tmp_path, jpegs)
+    assert len(celeba.scan(str(archive))) == COUNT
+    zipfile.ZipFile(archive).extractall(tmp_path / "unpacked")
+    assert len(celeba.scan(str(tmp_path / "unpacked"))) == COUNT
+
+
+def test_archives_that_python_cannot_unpack_say_what_to_do(tmp_path, jpegs):
+    for at, value, reason in ((10, 9, "packed by method 9"), (8, 1, "encrypted")):
+        archive = as_zip(tmp_path, jpegs)
+        content = bytearray(archive.read_bytes())
+        content[(entry := content.index(b"PK\1\2")) + at] = value
+        archive.write_bytes(content)
+        celeba.scan.cache_clear()
+        with pytest.raises(ValueError, match=f"{celeba.ZIP}.*{reason}: unpack it.*give the folder"):
+            celeba.scan(str(archive))
+        assert entry
+
+
+@pytest.mark.parametrize("kind", [list, bytes])
+def test_parquet_columns_of_bytes_or_numbers(kind, tmp_path, jpegs, cache):
+    rows = [kind(content) for content in list(jpegs.values())[:100]]
+    parquet.write_table(pyarrow.table({"image": rows}), tmp_path / "train-00000-of-00001.parquet")
+    data = replace(CELEBA, folder=str(tmp_path), height=40, width=40, train=5)
+    assert datasets.load_split(data, "train").images.shape == (5, 3, 40, 40)
 
 
 def test_other_columns_are_named(tmp_path):
@@ -296,7 +355,7 @@ def test_axial_slice_lies_where_the_affine_says(flip, suffix, tmp_path):
 
 def test_brain_volumes_become_a_data_set(tmp_path, cache):
     for number in range(COUNT):
-        volume(tmp_path / f"sub-{number:03d}.nii.gz", step=20.0)
+        volume(tmp_path / f"sub-{number:03d}.nii.gz", step=20.0, number=number)
     data = replace(BRAINS, folder=str(tmp_path))
     splits = {name: split.images for name, split in datasets.load(data).items()}
     assert splits["train"].shape == (70, 1, 233, 197) and splits["train"].dtype == np.uint8
@@ -308,9 +367,144 @@ def test_brain_volumes_become_a_data_set(tmp_path, cache):
 def test_ready_slices_stay_as_they_are(tmp_path, cache):
     shown = np.rint(255 * expected_slice() / expected_slice().max()).clip(0, 255).astype(np.uint8)
     for number in range(COUNT):
+        shown[0, 0] = number  # no two are copies
         Image.fromarray(shown).save(tmp_path / f"{number}.png")
     split = datasets.load_split(replace(BRAINS, folder=str(tmp_path)), "test")
-    assert np.array_equal(split.images[0, 0], shown)
+    assert np.array_equal(split.images[0, 0, 1:], shown[1:])
+
+
+ORIENTED = np.array([[5.0, 0, 0, -98], [0, 5, 0, -134], [0, 0, 5, -72], [0, 0, 0, 1]])
+
+
+def head_of(kind: str) -> np.ndarray:
+    """A brain in a box, its intensities as a program of some kind leaves them."""
+    x, y, z = np.indices((40, 48, 38)) / 40
+    brain = ((x - 0.5) ** 2 + (y - 0.6) ** 2 + (z - 0.45) ** 2 < 0.15).astype(float)
+    brain *= 500 + 300 * x + 100 * y
+    inside = brain > 0
+    scored = (brain - brain[inside].mean()) / brain[inside].std()
+    return {
+        "plain": brain,
+        "from -1 to 1": brain / brain.max() * 2 - 1,
+        "z-scored as a whole": (brain - brain.mean()) / brain.std(),
+        "on a pedestal": brain + 100,
+        "missing background": np.where(inside, brain, np.nan),
+        "ringing": np.where(inside, brain, np.random.default_rng(0).uniform(-20, 0, brain.shape)),
+        "z-scored inside": np.where(inside, scored, 0),
+    }[kind]
+
+
+def saved(file: Path, values: np.ndarray, **header) -> Path:
+    image = nibabel.Nifti1Image(values.astype(np.float32), ORIENTED)
+    for name, value in header.items():
+        image.header[name] = value
+    nibabel.save(image, file)
+    return file
+
+
+@pytest.mark.parametrize("kind", [
+    "from -1 to 1", "z-scored as a whole", "on a pedestal", "missing background", "ringing",
+])  # fmt: skip
+def test_intensities_on_any_scale_give_the_same_slice(kind, tmp_path):
+    plain = biobank.axial(saved(tmp_path / "plain.nii", head_of("plain"))).astype(int)
+    found = biobank.axial(saved(tmp_path / "other.nii", head_of(kind))).astype(int)
+    assert plain.max() == 255 and np.abs(found - plain).max() <= 1
+
+
+def test_a_brain_around_zero_is_refused(tmp_path):
+    file = saved(tmp_path / "z.nii.gz", head_of("z-scored inside"))
+    with pytest.raises(ValueError, match="z.nii.gz.*nothing tells what black is: give the volume"):
+        biobank.axial(file)
+
+
+def test_a_volume_that_does_not_say_how_it_lies_is_refused(tmp_path):
+    file = saved(tmp_path / "a.nii", head_of("plain"))
+    content = bytearray(file.read_bytes())
+    content[252:256] = bytes(4)  # qform_code and sform_code
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="a.nii.*does not say how it lies.*register"):
+        biobank.axial(file)
+
+
+@pytest.mark.parametrize("at, values", [
+    (70, (1536,)), (70, (999,)), (70, (128,)), (70, (32,)), (42, (-20,)), (40, (9,)),
+    (42, (32767, 32767, 32767)), (344, (0,)), (40, (4, 40, 48, 38, 9)),
+])  # fmt: skip
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_headers_that_lie_are_that_files_fault(at, values, suffix, tmp_path):
+    content = bytearray(saved(tmp_path / "good.nii", head_of("plain")).read_bytes())
+    content[at : at + 2 * len(values)] = np.array(values, "<i2").tobytes()
+    file = tmp_path / f"bad{suffix}"
+    file.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+    with pytest.raises(ValueError, match=f"bad{suffix} cannot be read as a volume"):
+        biobank.axial(file)
+
+
+LAYOUTS = {
+    "UK Biobank": (
+        [f"{p}_20252_{v}_0/T1/{name}.nii.gz" for p in range(1000000, 1000030) for v in (2, 3)
+         for name in ("T1_brain_to_MNI", "T1_brain", "T1", "T1_brain_mask", "T1_fast/T1_brain_seg",
+                      "transforms/T1_to_MNI_warp", "T1_first/T1_first_all_fast_firstseg")],
+        "T1_brain_to_MNI.nii.gz", 60, 30,
+    ),
+    "fMRIPrep": (
+        [f"sub-{p:02d}/anat/sub-{p:02d}_{name}.nii.gz" for p in range(30)
+         for name in ("desc-preproc_T1w", "space-MNI152NLin2009cAsym_desc-preproc_T1w", "dseg",
+                      "space-MNI152NLin2009cAsym_desc-brain_mask", "label-GM_probseg")],
+        "space-MNI152NLin2009cAsym_desc-preproc_T1w.nii.gz", 30, 30,
+    ),
+    "HCP": (
+        [f"{p}/{name}.nii.gz" for p in range(100307, 100337)
+         for name in ("MNINonLinear/T1w_restore_brain", "T1w/T1w_acpc_dc_restore_brain",
+                      "MNINonLinear/aparc+aseg", "MNINonLinear/T2w_restore_brain")],
+        "T1w_restore_brain.nii.gz", 30, 30,
+    ),
+    "BIDS, one folder": (
+        [f"sub-{p:02d}_{name}.nii.gz" for p in range(30) for name in ("T1w", "T2w", "FLAIR")],
+        "T1w.nii.gz", 30, 30,
+    ),
+    "IXI": (
+        [f"IXI{p:03d}-Guys-{name}.nii.gz" for p in range(30) for name in ("T1", "T2", "PD")],
+        "T1.nii.gz", 30, 30,
+    ),
+    "plain names": ([f"brain{p}.nii.gz" for p in range(30)], ".nii.gz", 30, 30),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("names, ending, files, people", LAYOUTS.values(), ids=LAYOUTS)
+def test_brains_are_chosen_by_name_and_split_by_person(names, ending, files, people, tmp_path):
+    for number, name in enumerate(names):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(str(number))
+    taken = biobank.scan(str(tmp_path))
+    assert len(taken) == files and all(file.name.endswith(ending) for file in taken)
+    found = biobank.survey(str(tmp_path))
+    assert len(found.groups) == people
+    assert sum(n for what, n in found.notes.items() if "left out" in what) == len(names) - files
+    data = replace(BRAINS, folder=str(tmp_path), train=999, test=999)
+    parts = [set(biobank.files(data, split)) for split in ("train", "validation", "test")]
+    assert sum(map(len, parts)) == files
+    for group in found.groups:
+        assert sum(bool(part & set(group)) for part in parts) == 1
+    line = biobank.describe(data)
+    assert all(f"{n} {what}" in line for what, n in found.notes.items() if n)
+
+
+def test_other_volumes_of_the_same_names_are_other_data(tmp_path, cache):
+    """Names and sizes alike, and nothing taken from the first folder's cache."""
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+        for number in range(20):
+            values = head_of("plain") * (
+                1 + number / 20 * np.indices((40, 48, 38))["ab".index(kind)]
+            )
+            saved(tmp_path / kind / f"sub-{number:03d}.nii", values)
+    first, second = (replace(BRAINS, folder=str(tmp_path / kind), train=3) for kind in "ab")
+    images = [datasets.load_split(data, "train").images for data in (first, second)]
+    assert not np.array_equal(*images)
+    file = biobank.files(second, "train")[0]
+    assert np.array_equal(images[1][0], biobank.read(file, second))
 
 
 def test_unusable_volumes_say_why(tmp_path):

@@ -56,16 +56,47 @@ def load_split(data: Data, split: str) -> Split:
             shutil.rmtree(target)
         try:
             if not made_gray(data, split):
-                title, todo = f"{data.name} {split}", items(data, split)
-                if not len(todo):
-                    raise ValueError(f"{title}: no images in this split of {data.folder or data}")
-                build(target, todo, partial(make, data), title, data.skip_unreadable)
+                build_split(data, split)
+        except Unreadable as error:
+            others = (
+                other for other in FIRST_INDEX if other != split and not is_cached(data, other)
+            )
+            lists = [str(error), *filter(None, (unreadable(data, other) for other in others))]
+            advice = "mend or remove them, or pass --skip-unreadable"
+            raise ValueError("\n".join([*lists, advice])) from error
         except OSError:  # as when another process was at the same work and finished first
             if read(target) is None:
                 raise
         arrays = read(target)
     names = () if data.name in READERS else simulator(data).FACTORS
     return Split(arrays["images"], arrays.get("factors"), names)
+
+
+class Unreadable(ValueError):
+    """A list of images that cannot be read."""
+
+
+def build_split(data: Data, split: str) -> None:
+    """Makes or reads a split's pictures. Raises Unreadable, and ValueError where there are none."""
+    title, todo = f"{data.name} {split}", items(data, split)
+    if not len(todo):
+        raise ValueError(f"{title}: no images in this split of {data.folder or data}")
+    target = cache_folder(data, split)
+    build(target, todo, partial(make, data), title, data.skip_unreadable)
+    if cache_folder(data, split) != target:
+        shutil.rmtree(target)
+        raise ValueError(f"{title}: files in {data.folder} changed while they were read: run again")
+
+
+def unreadable(data: Data, split: str) -> str | None:
+    """The list of another split's images that cannot be read, so that all are mended at once."""
+    try:
+        build_split(data, split)
+    except Unreadable as error:
+        return str(error)
+    except ValueError:  # of which that split's own reading will tell
+        pass
+    return None
 
 
 def is_cached(data: Data, split: str) -> bool:
@@ -142,7 +173,7 @@ def in_channels(data: Data, image: np.ndarray) -> np.ndarray:
 def build(target: Path, items: Sequence, make: Callable, title: str, skip: bool = False) -> None:
     """Makes all items on all cores, block by block: interrupted, it goes on where it was.
 
-    Raises ValueError that names the items that cannot be made; with `skip` these are left out.
+    Raises Unreadable with the items that cannot be made; with `skip` these are left out.
     """
     partial_folder = target.with_name(target.name + ".partial")
     partial_folder.mkdir(parents=True, exist_ok=True)
@@ -166,7 +197,7 @@ def build(target: Path, items: Sequence, make: Callable, title: str, skip: bool 
         names = "\n  ".join(reasons[:10] + [f"and {len(reasons) - 10} more"][: len(reasons) > 10])
         listed = f"{title}: {len(reasons)} of {len(items)} images cannot be read:\n  {names}"
         if not skip or len(reasons) == len(items):
-            raise ValueError(f"{listed}\nmend or remove them, or pass --skip-unreadable")
+            raise Unreadable(listed)
         log.warning("%s\nthey are left out", listed)
     write(target, map(made_block, files.values()), len(items) - len(reasons))
     shutil.rmtree(partial_folder)

@@ -4,24 +4,31 @@ A folder of brain-extracted volumes (.nii.gz, .nii) in MNI space, of which one s
 or of ready slices (PNG and the like). Access to UK Biobank needs an approved application.
 """
 
-import zlib
+import math
+import re
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
 
 from sos.config import Data
 from sos.datasets import folder
+from sos.datasets.files import digests, digits, listed, shuffled, together
+from sos.datasets.files import walk as files_below
 
 VOLUMES = (".nii.gz", ".nii")
 SLICE_MM = 16.0  # height of the slice above the anterior commissure, as of the simulated brains
 # The field of view of the ICBM 152 template, whose axial planes are the paper's 233x197 pixels:
 # from the back of the head to the front, and from left to right.
 Y_MM, X_MM = (-134.0, 98.0), (-98.0, 98.0)
-UNREADABLE = (OSError, EOFError, ValueError, TypeError, zlib.error)  # of damaged volumes
+FEWEST = 20  # volumes or slices below which nothing can be learnt
 PERCENTILE = 99.5  # of the brain's intensities: becomes white, what is brighter is clipped
+RINGING = 0.1  # of white: what resampling leaves below zero at most
+BACKGROUND = 0.1  # of a volume: the least share of voxels that makes one value the background
+PACKED = 1100  # gzip's largest ratio, and a little: a header that claims more tells no truth
 HELP = (
     "The place may hold brain-extracted T1 volumes in MNI space (.nii.gz, .nii), or ready slices "
     "(.png and the like), in folders of any depth. UK Biobank gives access on application "
@@ -29,33 +36,112 @@ HELP = (
 )
 
 
-@cache
-def scan(place: str) -> tuple[Path, ...]:
-    """All volumes, or else all slices, below `place`, in a fixed random order.
+def _word(words: str) -> re.Pattern:
+    """Matches any of the words within a file's name, between what separates words there."""
+    return re.compile(rf"(?:^|[_.\-])(?:{words})(?:[_.\-\d]|$)", re.IGNORECASE)
 
-    Looked for once per process. Raises FileNotFoundError.
+
+# What the names of UK Biobank, BIDS, fMRIPrep, FSL, FreeSurfer and the HCP say of a volume.
+SEGMENTATIONS = _word(
+    r"mask|b?mask|(?:d|pve|brain)?seg|(?:prob|c|aparc\+a|a)seg|prob|pve(?:seg)?|label\w*|parc|"
+    r"aparc\w*|wmparc|ribbon|mixeltype|first|firstseg|lesions?|roi|atlas|dkt?\w*"
+)
+TRANSFORMS = _word(r"warp|\w*warp|xfm|jac|jacobian\w*|field|\w*coeff?|displacement|bias\w*")
+MODALITIES = _word(r"t2w?|flair|pd|pdw|bold|dwi|dti|swi|tof|rest|asl|fa|md|t2star\w*|t2_flair")
+T1 = _word(r"t1w?|mprage|mp2rage|t1_\w+")
+MNI = re.compile(r"to_?mni|mni152|space-mni|_mni|mninonlinear", re.IGNORECASE)
+BRAIN = re.compile(r"brain|bet|skullstrip|extracted", re.IGNORECASE)
+# A person in a path: BIDS's sub-…, UK Biobank's seven digits, the HCP's six as a folder.
+PERSON = re.compile(r"sub-[0-9a-zA-Z]+|(?<!\d)\d{7}(?=_\d+_\d)|(?<=/)\d{6}(?=/)")
+SCAN = re.compile(r"ses-[0-9a-zA-Z]+|(?<=\d{7})_\d+_\d+_\d+")  # one of a person's several
+
+
+def _rank(name: str) -> int:
+    """How surely a volume is what is wanted: in MNI space counts more than without its skull."""
+    return 2 * bool(MNI.search(name)) + bool(BRAIN.search(PurePath(name).name))
+
+
+def choose(names: Sequence[str]) -> tuple[list[list[str]], Counter]:
+    """Of volumes' paths the brains that are wanted, those of one person together, and what is not.
+
+    By name alone: no masks, segmentations and warps, T1 where there are other contrasts, and of
+    each scan the one volume that is most surely a brain in MNI space; a scan that has nothing as
+    good as most others have is left out.
+    """
+    left_out = Counter()
+    kinds = {"masks and segmentations": SEGMENTATIONS, "warps and fields": TRANSFORMS}
+    if any(T1.search(PurePath(name).name) for name in names):
+        kinds["other contrasts"] = MODALITIES
+    scans = defaultdict(list)
+    for name in names:
+        what = next((k for k, p in kinds.items() if p.search(PurePath(name).name)), None)
+        if what:
+            left_out[what] += 1
+            continue
+        person = PERSON.search(f"/{name}")
+        visit = SCAN.search(f"/{name}")
+        key = (person.group(), visit and visit.group()) if person else (name, None)
+        scans[key].append(name)
+    best = {key: max(map(_rank, found)) for key, found in scans.items()}
+    usual = max(Counter(best.values()).items(), key=lambda pair: pair[::-1], default=(0, 0))[0]
+    people = defaultdict(list)
+    for (person, _), found in scans.items():
+        top = max(map(_rank, found))
+        if top < usual:
+            left_out["scans without a volume like the others'"] += len(found)
+            continue
+        people[person].append(min(name for name in found if _rank(name) == top))
+        left_out["other volumes of the same scans"] += len(found) - 1
+    return list(people.values()), left_out
+
+
+@cache
+def survey(place: str) -> folder.Survey:
+    """Looks for all volumes, or else all slices, below `place`, once per process.
+
+    Raises FileNotFoundError.
     """
     root = Path(place).expanduser()
-    files = sorted(f for f in root.rglob("*") if f.is_file()) if root.is_dir() else []
-    volumes = [f for f in files if f.name.lower().endswith(VOLUMES)]
-    found = volumes or [f for f in files if f.suffix.lower() in folder.SUFFIXES]
-    if len(found) < folder.FEWEST:
-        kind = "volumes" if volumes else "volumes or slices"
+    everything, broken = files_below(root) if root.is_dir() else ([], 0)
+    volumes = [file for file in everything if file.name.lower().endswith(VOLUMES)]
+    slices = [] if volumes else [f for f in everything if folder.is_picture(f)]
+    by_name = {file.relative_to(root).as_posix(): file for file in volumes or slices}
+    people, left_out = choose(list(by_name)) if volumes else (_people(by_name), Counter())
+    found = sum(map(len, people))
+    notes = {f"{what} left out": count for what, count in left_out.items()}
+    if found < FEWEST:
+        kind = "brain volumes" if volumes else "volumes or slices"
         raise FileNotFoundError(
-            f"brain slices: {len(found)} {kind} found in {root.absolute()}; at least "
-            f"{folder.FEWEST} are needed. {HELP}"
+            f"brain slices: {found} {kind} found in {root.absolute()}{listed(notes)}; at least "
+            f"{FEWEST} are needed. {HELP}"
         )
-    return folder.shuffled(found)
+    groups, copies = together([tuple(by_name[name] for name in names) for names in people])
+    notes |= {"copies of others, in one split with them": copies, "links to nothing": broken}
+    return folder.Survey(shuffled(groups), notes)
+
+
+def _people(names: Sequence[str]) -> list[list[str]]:
+    """Slices of one person together."""
+    people = defaultdict(list)
+    for name in names:
+        person = PERSON.search(f"/{name}")
+        people[person.group() if person else name].append(name)
+    return list(people.values())
+
+
+def scan(place: str) -> tuple[Path, ...]:
+    """All volumes, or else all slices, below `place`, in a fixed random order of people."""
+    return survey(place).files
 
 
 def files(data: Data, split: str) -> Sequence[Path]:
-    """The files of a split: disjoint shares, at most `data.<split>` long."""
-    return folder.share(scan(data.folder), data, split)
+    """The files of a split: disjoint shares of people, at most `data.<split>` files."""
+    return survey(data.folder).split(split, getattr(data, split))
 
 
 def fingerprint(data: Data, split: str) -> str:
-    """Twelve hexadecimal digits of names and sizes, wherever the data lie."""
-    return folder.digits([(f.name, f.stat().st_size) for f in files(data, split)])
+    """Twelve hexadecimal digits of the content of a split's files, wherever they lie."""
+    return digits(digests(files(data, split)))
 
 
 def read(file: Path, data: Data) -> np.ndarray:
@@ -68,28 +154,21 @@ def read(file: Path, data: Data) -> np.ndarray:
 def axial(file: Path) -> np.ndarray:
     """The slice of a volume as uint8 (233, 197) at 1 mm, by linear interpolation in MNI space.
 
-    Black is zero, white the 99.5th percentile of the volume's positive values.
+    Black is the background, white the 99.5th percentile of what is above it. Raises ValueError that
+    names the file and says what to do.
     """
-    import nibabel
     from scipy import ndimage
 
-    try:
-        image = nibabel.load(file)
-        volume = np.asarray(image.dataobj, dtype=np.float32)
-        to_voxels = np.linalg.inv(image.affine)
-    except (nibabel.filebasedimages.ImageFileError, *UNREADABLE) as error:
-        raise ValueError(f"{file} cannot be read as a volume ({error}): remove it") from error
-    volume = volume[..., 0] if volume.ndim == 4 and volume.shape[3] == 1 else volume
-    if volume.ndim != 3:
-        raise ValueError(f"{file} has the shape {volume.shape}; expected one volume (x, y, z)")
-    brain = volume[np.isfinite(volume) & (volume > 0)]
+    volume, affine = _load(file)
+    volume = _above_background(volume, file)
+    brain = volume[volume > 0]
     if not len(brain):
         raise ValueError(f"{file} holds no positive values: is it a brain-extracted T1 volume?")
     y, x = np.arange(Y_MM[1], Y_MM[0] - 1, -1), np.arange(X_MM[0], X_MM[1] + 1)
     rows, columns = np.meshgrid(y, x, indexing="ij")
     points = np.stack([columns, rows, np.full_like(rows, SLICE_MM), np.ones_like(rows)])
-    voxels = np.tensordot(to_voxels, points, 1)[:3]
-    plane = ndimage.map_coordinates(np.nan_to_num(volume), voxels, order=1)
+    voxels = np.tensordot(np.linalg.inv(affine), points, 1)[:3]
+    plane = ndimage.map_coordinates(volume, voxels, order=1)
     if not plane.any():
         raise ValueError(
             f"{file} is empty {SLICE_MM:g} mm above the origin: is it registered to MNI space?"
@@ -98,9 +177,65 @@ def axial(file: Path) -> np.ndarray:
     return np.rint(255 * (plane / white).clip(0, 1)).astype(np.uint8)
 
 
+def _load(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """A volume (x, y, z) in float32 and its affine. Raises ValueError for whatever is wrong."""
+    import nibabel
+
+    try:
+        image = nibabel.load(file)
+        shape, kind = image.shape, image.get_data_dtype()
+        while len(shape) > 3 and shape[-1] == 1:
+            shape = shape[:-1]
+        if len(shape) != 3 or min(shape) < 2:
+            raise ValueError(f"it has the shape {image.shape}; expected one volume (x, y, z)")
+        if kind.kind not in "iuf":
+            raise ValueError(f"its values are {kind}; expected one number for each voxel")
+        packed = PACKED if file.name.lower().endswith(".gz") else 1
+        if math.prod(shape) * kind.itemsize > packed * file.stat().st_size:
+            raise ValueError(f"its header claims {shape} voxels, which the file cannot hold")
+        codes = [image.header[name] for name in ("qform_code", "sform_code")]
+        if not any(codes):
+            raise ValueError(
+                "its header does not say how it lies in space (qform_code and sform_code are 0), "
+                "so that no slice of it is known; register it to MNI space, or copy the header of "
+                "the volume that it was made from"
+            )
+        if abs(np.linalg.det(image.affine)) < 1e-9:
+            raise ValueError("its affine is singular")
+        volume = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
+        return volume, image.affine
+    except Exception as error:  # whatever nibabel makes of a file is that one file's fault
+        raise ValueError(
+            f"{file} cannot be read as a volume ({error}): mend or remove it"
+        ) from error
+
+
+def _above_background(volume: np.ndarray, file: Path) -> np.ndarray:
+    """A volume with its background at zero: intensities may be scaled to [-1, 1] or z-scored.
+
+    Raises ValueError where below zero lies half of a brain: what was black, nothing tells.
+    """
+    missing = ~np.isfinite(volume)
+    low = volume[~missing].min(initial=0) if missing.any() else volume.min()
+    volume = np.where(missing, low, volume)
+    at_low, at_zero = (np.count_nonzero(volume == value) for value in (low, 0))
+    if volume.size > at_low >= max(BACKGROUND * volume.size, at_zero):
+        return volume - low
+    above = volume[volume > 0]
+    if low < 0 and (not len(above) or -low > RINGING * np.percentile(above, PERCENTILE)):
+        raise ValueError(
+            f"{file} has values from {low:.3g} to {volume.max():.3g} around a background of zero, "
+            f"as z-scored brains have, of which nothing tells what black is: give the volume from "
+            f"before that step, or add a constant to its brain that makes it positive"
+        )
+    return volume.clip(0)
+
+
 def describe(data: Data) -> str:
     """One line that says what is read and what is done to it."""
-    found = scan(data.folder)
-    what = "volumes" if found[0].name.lower().endswith(VOLUMES) else "slices"
+    found = survey(data.folder)
+    what = "volumes" if found.files[0].name.lower().endswith(VOLUMES) else "slices"
     counts = ", ".join(f"{len(files(data, split))} {split}" for split in folder.SHARES)
-    return f"brains in {data.folder}, {len(found)} {what}: {counts}"
+    people = f" of {len(found.groups)} people" if len(found.groups) < len(found.files) else ""
+    notes = listed(found.notes)
+    return f"brains in {data.folder}, {len(found.files)} {what}{people}: {counts}{notes}"

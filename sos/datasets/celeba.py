@@ -5,21 +5,27 @@ with embedded images. At 218x178 the pixels stay as they are; other sizes are th
 crop of that aspect, resized: 64x64 is the central 178x178.
 """
 
+import codecs
 import io
+import re
 import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from sos.config import Data
 from sos.datasets import folder
+from sos.datasets.files import digests, digits, is_hidden, share, shuffled
+from sos.datasets.files import walk as files_below
 
-ZIP = "img_align_celeba.zip"
+ZIP = "img_align_celeba.zip"  # or another name with CelebA's in it
+UNPACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 PARTITION = "list_eval_partition.txt"  # "000001.jpg 0": 0 train, 1 validation, 2 test
+PARTITIONS = (PARTITION, "list_eval_partition.csv")
+NUMBERED = re.compile(r"\d{6}\.(jpe?g|png)", re.IGNORECASE)
 SPLITS = ("train", "validation", "test")
 SUBSET = 10_000  # images; Appendix A and §4.5 name this many, chosen at random
 HELP = (
@@ -35,7 +41,7 @@ class Item:
 
     file: str
     member: str | int | None = None
-    size: int = 0  # bytes; of a Parquet file, of all its rows
+    crc: int | None = None  # of a zip archive's member, in whose directory it stands
     split: str = ""  # as the file's name has it, where it has
 
     @property
@@ -68,28 +74,43 @@ def scan(place: str) -> tuple[Item, ...]:
 
 
 def _loose(root: Path) -> list[Item]:
-    aligned = next((f for f in sorted(root.rglob("img_align_celeba")) if f.is_dir()), root)
-    files = sorted(aligned.rglob("[0-9]" * 6 + ".jpg"))  # img_celeba beside it has the same names
-    return [Item(str(file), size=file.stat().st_size) for file in files]
+    names = {str(file.relative_to(root)): file for file in files_below(root)[0]}
+    return [Item(str(names[name])) for name in _one_edition(names)]
+
+
+def _one_edition(names: Iterable[str]) -> list[str]:
+    """Of pictures with the same numbers those of one edition: aligned ones, JPEG before PNG."""
+    found = sorted(name for name in names if NUMBERED.fullmatch(PurePath(name).name))
+    aligned = [name for name in found if "align" in name.lower()] or found
+    return [name for name in aligned if not name.lower().endswith(".png")] or aligned
 
 
 def _zipped(root: Path) -> list[Item]:
-    archives = sorted(root.rglob(ZIP))
+    archives = [f for f in files_below(root)[0] if re.search(r"celeba.*\.zip$", f.name.lower())]
     return _members(archives[0]) if archives else []
 
 
 def _members(archive: Path) -> list[Item]:
     try:
         with zipfile.ZipFile(archive) as opened:
-            found = [i for i in opened.infolist() if i.filename.endswith((".jpg", ".jpeg", ".png"))]
+            members = {i.filename: i for i in opened.infolist()}
     except zipfile.BadZipFile as error:
         raise ValueError(f"{archive} is no whole zip archive ({error}): fetch it again") from error
-    found.sort(key=lambda info: info.filename)
-    return [Item(str(archive), info.filename, info.file_size) for info in found]
+    seen = [name for name in members if not any(map(is_hidden, PurePath(name).parts))]
+    found = [members[name] for name in _one_edition(seen)]
+    for info in found:
+        if info.flag_bits & 1 or info.compress_type not in UNPACKED:
+            how = "encrypted" if info.flag_bits & 1 else f"packed by method {info.compress_type}"
+            raise ValueError(
+                f"{archive} cannot be read, because {info.filename} is {how}: unpack it with the "
+                f"program that packed it, and give the folder instead"
+            )
+    return [Item(str(archive), info.filename, info.CRC) for info in found]
 
 
 def _parquet(root: Path) -> list[Item]:
-    return [item for file in sorted(root.rglob("*.parquet")) for item in _rows(file)]
+    found = [file for file in files_below(root)[0] if file.suffix == ".parquet"]
+    return [item for file in found for item in _rows(file)]
 
 
 def _rows(file: Path) -> list[Item]:
@@ -104,8 +125,7 @@ def _rows(file: Path) -> list[Item]:
         names = ", ".join(opened.schema_arrow.names)
         raise ValueError(f"{file} has the columns {names}; expected one named `image`")
     split = next((s for s in SPLITS if file.name.lower().startswith(s[:5])), "")
-    size = file.stat().st_size
-    return [Item(str(file), row, size, split) for row in range(opened.metadata.num_rows)]
+    return [Item(str(file), row, split=split) for row in range(opened.metadata.num_rows)]
 
 
 @lru_cache(maxsize=4)
@@ -118,7 +138,8 @@ def _row_group(file: str, group: int) -> list:
     from pyarrow import parquet
 
     column = parquet.ParquetFile(file).read_row_group(group, columns=["image"])["image"].to_pylist()
-    return [value["bytes"] if isinstance(value, dict) else value for value in column]
+    contents = [value["bytes"] if isinstance(value, dict) else value for value in column]
+    return [bytes(content) if isinstance(content, list) else content for content in contents]
 
 
 @lru_cache(maxsize=64)
@@ -139,31 +160,44 @@ def _stream(item: Item) -> io.BytesIO | str:
         group = int(np.searchsorted(_group_starts(item.file), item.member, side="right")) - 1
         content = _row_group(item.file, group)[item.member - _group_starts(item.file)[group]]
         return io.BytesIO(content)  # TypeError where a column holds paths, not images
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever is wrong with a member or a row is this image's fault
         raise ValueError(f"{item.name} cannot be read ({error}): fetch it again") from error
 
 
 def partition(place: str) -> dict[str, str]:
-    """{file name: split} of the official partition. Raises FileNotFoundError."""
+    """{number of an image: split} of the official partition. Raises FileNotFoundError, ValueError.
+
+    The list is the data set's own, or a table with a header line, as it is passed on elsewhere.
+    """
     root = Path(place).expanduser()
     near = root if root.is_dir() else root.parent
-    found = sorted(near.rglob(PARTITION)) or sorted(near.parent.glob(PARTITION))
+    found = [file for file in files_below(near)[0] if file.name in PARTITIONS]
+    found = found or [near.parent / name for name in PARTITIONS if (near.parent / name).is_file()]
     if not found:
         raise FileNotFoundError(
             f"CelebA: the official partition needs {PARTITION}, which is not below "
             f"{near.absolute()}: put it there, or leave out --partition official"
         )
     known = {}
-    for line in filter(str.strip, found[0].read_text().splitlines()):
-        try:
-            name, number = line.split()
-            known[name] = SPLITS[int(number)]
-        except (ValueError, IndexError) as error:
+    for number, line in enumerate(_text(found[0]).splitlines()):
+        parts = re.split(r"[\s,;]+", line.strip())
+        if len(parts) == 2 and NUMBERED.fullmatch(parts[0]) and parts[1] in ("0", "1", "2"):
+            known[parts[0][:6]] = SPLITS[int(parts[1])]
+        elif number and line.strip():  # the first may be the header of a table
             raise ValueError(
                 f"{found[0]} has the line {line!r}; expected a file name and 0, 1 or 2: fetch it "
                 f"again, or leave out --partition official"
-            ) from error
+            )
     return known
+
+
+def _text(file: Path) -> str:
+    """A text of any of the encodings that editors and spreadsheets write."""
+    content = file.read_bytes()
+    encoding = (
+        "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+    )
+    return content.decode(encoding, errors="replace")
 
 
 def files(data: Data, split: str) -> Sequence[Item]:
@@ -175,18 +209,21 @@ def files(data: Data, split: str) -> Sequence[Item]:
     """
     found = scan(data.folder)
     if data.partition == "subset":
-        return folder.share(folder.shuffled(found)[:SUBSET], data, split)
+        return share(shuffled(found)[:SUBSET], split)[: getattr(data, split)]
     known = {} if found[0].split else partition(data.folder)
     chosen = [
-        i for i in found if (i.split or known.get(Path(str(i.member or i.file)).name)) == split
+        i for i in found if (i.split or known.get(PurePath(str(i.member or i.file)).stem)) == split
     ]
     return chosen[: getattr(data, split)]
 
 
 def fingerprint(data: Data, split: str) -> str:
-    """Twelve hexadecimal digits of names and sizes, wherever the data lie."""
-    parts = [(Path(i.file).name, i.member, i.size) for i in files(data, split)]
-    return folder.digits((data.partition, parts))
+    """Twelve hexadecimal digits of the content of a split's images, wherever they lie."""
+    chosen = files(data, split)
+    whole = list(dict.fromkeys(Path(item.file) for item in chosen if item.crc is None))
+    content = dict(zip(map(str, whole), digests(whole), strict=True))
+    parts = [(i.member, content[i.file] if i.crc is None else i.crc) for i in chosen]
+    return digits((data.partition, parts))
 
 
 def read(item: Item, data: Data) -> np.ndarray:

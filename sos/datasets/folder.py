@@ -1,68 +1,112 @@
 """A folder of the user's own images, of any size, cropped and resized to what a model needs."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from sos.config import Data
+from sos.datasets.files import SHARES, digests, digits, listed, share, shuffled, together
+from sos.datasets.files import walk as files_below
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
-SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}  # the paper's (authors' data loaders)
+# Formats of pictures that Pillow reads by itself. Not PDF or PostScript, which run other programs.
+WANTED = (
+    "PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA",
+    "PCX", "SGI",
+)  # fmt: skip
+Image.init()
+FORMATS = tuple(name for name in WANTED if name in Image.OPEN)  # of which some may be missing
+SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
+TELLING = tuple(name for name in FORMATS if name != "TGA")  # formats that begin with a mark
 FEWEST = 100  # images below which neither training nor a Fréchet distance makes sense
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow's errors
-SHUFFLE_SEED = 42  # the authors'
+GRAY_BITS = {"L;2": 85, "L;4": 17, "1": 255}  # what Pillow multiplies few bits by, by raw mode
+TINT = 8  # gray levels by which the channels of a gray picture may differ, as JPEG has it
+LOOKED_AT = 200  # pictures that tell whether a folder's are gray
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What lies below a folder: groups of files in a fixed random order, and what else there is."""
+
+    groups: tuple[tuple[Path, ...], ...]  # each within one split
+    notes: dict[str, int]  # {what: how many}
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(file for group in self.groups for file in group)
+
+    def split(self, name: str, most: int) -> list[Path]:
+        """The files of a split, at most so many."""
+        return [file for group in share(self.groups, name) for file in group][:most]
 
 
 @cache
-def scan(folder: str) -> tuple[Path, ...]:
-    """All images below `folder`, in a fixed random order; looked for once per process."""
+def survey(folder: str) -> Survey:
+    """Looks for all images below `folder`, once per process.
+
+    Raises FileNotFoundError where there is no folder, ValueError where there are too few in it.
+    """
     root = Path(folder).expanduser()
     if not root.is_dir():
         raise FileNotFoundError(f"--faces {folder}: not a folder; give one that holds images")
-    found = sorted(f for f in root.rglob("*") if f.suffix.lower() in SUFFIXES and f.is_file())
-    if len(found) < FEWEST:
-        kinds = " ".join(sorted(SUFFIXES))
+    everything, broken = files_below(root)
+    pictures = [file for file in everything if is_picture(file)]
+    others = Counter(file.suffix.lower() for file in set(everything) - set(pictures))
+    notes = {f"{suffix or 'nameless'} files passed over": n for suffix, n in sorted(others.items())}
+    if len(pictures) < FEWEST:
         raise ValueError(
-            f"--faces {folder}: {len(found)} images found ({kinds}, subfolders included); "
-            f"at least {FEWEST} are needed"
+            f"--faces {folder}: {len(pictures)} images found in it and its subfolders"
+            f"{listed(notes)}; at least {FEWEST} are needed ({', '.join(FORMATS)})"
         )
-    return shuffled(found)
+    groups, copies = together([(file,) for file in pictures])
+    notes |= {"copies of others, in one split with them": copies, "links to nothing": broken}
+    return Survey(shuffled(groups), notes)
 
 
-def shuffled(found: Sequence) -> tuple:
-    """What was found in a fixed random order, the same at every place that holds as much."""
-    order = np.random.default_rng(SHUFFLE_SEED).permutation(len(found))
-    return tuple(found[i] for i in order)
+def is_picture(file: Path) -> bool:
+    """Whether a file is a picture by its name, damaged or not, or else by how it begins."""
+    if file.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with Image.open(file, formats=TELLING):
+            return True
+    except Exception:
+        return False
+
+
+@cache
+def is_gray(folder: str) -> bool:
+    """Whether the pictures below `folder`, or many of them, have no colour; found once."""
+    read = 0
+    for file in survey(folder).files[:LOOKED_AT]:
+        with suppress(ValueError):  # `build` counts and names those that cannot be read
+            image = upright(file, file)
+            if image.mode != "L":
+                few = np.asarray(image.convert("RGB").resize((64, 64))).astype(int)
+                if np.ptp(few, axis=-1).max() > TINT:
+                    return False
+            read += 1
+    return read > 0
+
+
+def scan(folder: str) -> tuple[Path, ...]:
+    """All images below `folder`, in a fixed random order."""
+    return survey(folder).files
 
 
 def files(data: Data, split: str) -> list[Path]:
     """The files of a split: disjoint shares of the folder, each at most `data.<split>` long."""
-    return share(scan(data.folder), data, split)
-
-
-def share(found: Sequence, data: Data, split: str) -> list:
-    """A disjoint share for each split of what was found, at most `data.<split>` long."""
-    stops = np.rint(np.cumsum(list(SHARES.values())) * len(found)).astype(int)
-    starts = dict(zip(SHARES, [0, *stops[:-1]], strict=True))
-    stop = dict(zip(SHARES, stops, strict=True))[split]
-    return list(found[starts[split] : min(stop, starts[split] + getattr(data, split))])
+    return survey(data.folder).split(split, getattr(data, split))
 
 
 def fingerprint(data: Data, split: str) -> str:
-    """Twelve hexadecimal digits that change when a file is added, removed, renamed or rewritten."""
-    return digits([(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files(data, split)])
-
-
-def digits(content: object) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of what can be printed."""
-    return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
+    """Twelve hexadecimal digits of the content of a split's files, wherever they lie."""
+    return digits(digests(files(data, split)))
 
 
 def describe(data: Data) -> str:
@@ -79,25 +123,67 @@ def describe(data: Data) -> str:
         f"{len(found)} images in {data.folder} ({width}x{height} pixels{others}, width first): "
         f"cropped centrally to {data.width}:{data.height}, resized to {data.width}x{data.height}, "
         f"{'colour' if data.channels == 3 else 'gray'}; {shares}"
+        f"{listed(survey(data.folder).notes)}"
     )
 
 
 def upright(source: Path | BinaryIO | str, name: Path | str) -> Image.Image:
-    """The picture as one sees it: turned as its camera says, on white where it is transparent."""
+    """The picture as one sees it: turned as its camera says, on white where it is transparent.
+
+    Of several pages or frames the first. Colour profiles are not applied. Raises ValueError that
+    names the picture.
+    """
     try:
-        with Image.open(source) as opened:
+        with Image.open(source, formats=FORMATS) as opened:
+            raw = opened.tile[0].args if opened.tile else None
+            raw = raw[0] if isinstance(raw, tuple) else raw
+            tags = getattr(opened, "tag_v2", {})
+            kind, transparent = opened.format, opened.info.get("transparency")
             image = ImageOps.exif_transpose(opened)
-            if image.has_transparency_data:
+            deep = image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM"))
+            if deep:
+                bits = tags.get(BITS_PER_SAMPLE, (16,))[0]
+                image = _eight_bits(image, bits, tags.get(PHOTOMETRIC) == 0, transparent)
+            elif image.mode in ("I", "F"):
+                raise ValueError(
+                    f"its pixels are of mode {image.mode}, of which nothing tells what white is; "
+                    f"expected 8 or 16 bits: convert it"
+                )
+            elif image.mode in ("1", "L") and isinstance(transparent, int):
+                values = np.asarray(image.convert("L"))
+                seen = np.where(values == transparent * GRAY_BITS.get(raw, 1), 255, values)
+                image = Image.fromarray(seen.astype(np.uint8))
+            elif image.has_transparency_data:
+                if raw == "RGB;16B":  # Pillow keeps the upper half of values, but not of this one
+                    image.info["transparency"] = tuple(value >> 8 for value in transparent)
                 white = Image.new("RGBA", image.size, "white")
-                return Image.alpha_composite(white, image.convert("RGBA"))
-            if image.mode.startswith("I;16"):  # Pillow would clip at 255 instead of scaling
-                return Image.fromarray(np.rint(np.asarray(image) / 257).astype(np.uint8))
-            if image.mode in "IF":  # it would clip these too, and who knows what white is
-                raise ValueError(f"pixels of mode {image.mode}, expected 8 or 16 bits: convert it")
+                image = Image.alpha_composite(white, image.convert("RGBA"))
+            elif image.mode == "LAB":
+                image = ImageCms.profileToProfile(image, _profile("LAB"), _profile("sRGB"),
+                                                  outputMode="RGB")  # fmt: skip
             image.load()
             return image
-    except UNREADABLE as error:
+    except Exception as error:  # whatever Pillow makes of a file is that one file's fault
         raise ValueError(f"{name} cannot be read as an image ({error}): remove it") from error
+
+
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF; photometric 0: zero is white
+
+
+def _eight_bits(
+    image: Image.Image, bits: int, zero_is_white: bool, transparent: int | None
+) -> Image.Image:
+    """A gray picture of up to 16 bits, scaled where Pillow would clip."""
+    values = np.asarray(image).astype(float)
+    shown = 255 * values / (2**bits - 1)
+    shown = 255 - shown if zero_is_white else shown
+    if isinstance(transparent, int):
+        shown = np.where(values == transparent, 255, shown)
+    return Image.fromarray(np.rint(shown).clip(0, 255).astype(np.uint8))
+
+
+def _profile(name: str) -> ImageCms.ImageCmsProfile:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile(name))
 
 
 def read(file: Path, data: Data) -> np.ndarray:
