@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sos.datasets import LUMA
 from sos.low_rank_normal import LowRankNormal
 
 Shape = tuple[int, int, int]  # channels, height, width
@@ -62,6 +63,8 @@ def stroke(
             f"reach from {numbers.min()} to {numbers.max()}; `brush` clips strokes to the canvas"
         )
     values = np.atleast_1d(np.asarray(colour, dtype=float))
+    if channels == 1 and values.shape == (3,):  # on gray pictures a colour is its gray
+        values = np.atleast_1d(LUMA @ values)
     if values.shape not in {(1,), (channels,)}:
         raise ValueError(f"colour must be one number or {channels}, not {values.shape}")
     if not ((values >= 0) & (values <= 1)).all():  # NaN fails too

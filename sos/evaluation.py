@@ -53,7 +53,7 @@ def real_statistics(
             f"{len(images)}: lower Evaluation.images in sos/config.py or give more images"
         )
     mine = (images[start : start + BATCH] for start in starts(count))
-    statistics = statistics_of(mine, count, extractor_name)
+    statistics = statistics_of(mine, count, extractor_name, f"{data.name} {split}")
     if parallel.rank() == 0:
         statistics.save(file)
     return statistics
@@ -65,13 +65,13 @@ def starts(count: int) -> range:
 
 
 def statistics_of(
-    batches: Iterable[Tensor], count: int, extractor_name: str
+    batches: Iterable[Tensor], count: int, extractor_name: str, title: str = ""
 ) -> metrics.FeatureStatistics:
     """Feature statistics of `count` images, of which every process has its own batches."""
     part, mine = metrics.FeatureStatistics.empty(0), min(count, len(starts(count)) * BATCH)
     if mine:
         watched = parallel.rank() == 0
-        part = metrics.statistics_of(batches, extractor(extractor_name), mine, watched)
+        part = metrics.statistics_of(batches, extractor(extractor_name), mine, watched, title)
     first, *others = (s for s in parallel.gathered(part) if s.count)
     for other in others:
         first.merge(other)
@@ -189,7 +189,8 @@ def distances(model: Model, stamp: dict, extractor_name: str) -> dict[str, float
     made = stamp.get("generated", count)
     real = real_statistics(data, "test", count, extractor_name)
     for kind in kinds(model):
-        fake = statistics_of(generated(model, made, kind), made, extractor_name)
+        title = f"{model.experiment.name} {kind}"
+        fake = statistics_of(generated(model, made, kind), made, extractor_name, title)
         result[f"distance_{kind}"] = metrics.frechet_distance(fake, real)
     return result | {"distance_floor": floor(data, count, made, extractor_name)}
 

@@ -60,7 +60,8 @@ def _execute(source: Path, copy: Path, parameters: dict, private: Path, log: Pat
     try:
         with batch_environment(private):
             papermill.execute_notebook(
-                source, copy, parameters=parameters, cwd=paths.NOTEBOOKS, progress_bar=True,
+                source, copy, parameters=parameters, cwd=paths.NOTEBOOKS,
+                progress_bar={"desc": source.stem, "position": 1, "leave": False},
                 autosave_cell_every=0, config=settings, kernel_name="python3", start_timeout=300,
             )  # fmt: skip
     except Exception as error:  # one notebook's failure must not stop the others

@@ -287,13 +287,16 @@ def statistics_of(
     extractor: Extractor,
     total: int | None = None,
     progress: bool = True,
+    title: str = "",
 ) -> FeatureStatistics:
     """Feature statistics of an iterable of uint8 batches (N, C, H, W); `total` images, if known.
+
+    `title` stands before the progress bar.
 
     Raises ValueError when there are no images, TypeError or ValueError for bad ones.
     """
     statistics = FeatureStatistics.empty(extractor.dim)
-    with tqdm(total=total, desc=extractor.name, unit="image", disable=not progress) as bar:
+    with tqdm(total=total, desc=title or extractor.name, unit="image", disable=not progress) as bar:
         for images in batches:
             statistics.update(extractor(images))
             bar.update(len(images))

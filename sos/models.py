@@ -58,12 +58,12 @@ def find(experiment: Experiment, weights: str = "shipped") -> Path | None:
     return None
 
 
-def load_or_train(experiment: Experiment, weights: str = "shipped", line: int = 0) -> Model:
+def load_or_train(experiment: Experiment, weights: str = "shipped") -> Model:
     """The trained model: released weights, a cached training, or a training that starts or goes on.
 
     `weights="train"` passes over the released weights, "fresh" over the cache too: a new training
     then takes the cached one's place once it is finished. A model whose file does not match its
-    recorded SHA-256 is refused with an error that names it. `line` is the progress bar's.
+    recorded SHA-256 is refused with an error that names it.
     """
     folder = parallel.agreed(find(experiment, weights))
     if folder is None:
@@ -76,7 +76,7 @@ def load_or_train(experiment: Experiment, weights: str = "shipped", line: int = 
             validation = None
             if not experiment.network.latent:
                 validation = torch.tensor(datasets.load_split(experiment.data, "validation").images)
-        run = training.train(experiment, images, growing / "checkpoint.pt", line, validation)
+        run = training.train(experiment, images, growing / "checkpoint.pt", validation)
         with parallel.first():
             if parallel.rank() == 0:
                 save(experiment, run, folder)
@@ -86,12 +86,17 @@ def load_or_train(experiment: Experiment, weights: str = "shipped", line: int = 
     return load(experiment, folder)
 
 
-def recorded_seconds(experiment: Experiment, weights: str = "any") -> float | None:
-    """How long this training took when last measured: here, or for the released weights."""
+def recorded_seconds(
+    experiment: Experiment, weights: str = "any", of: str = "meta.json"
+) -> float | None:
+    """How long this training, or `of` evaluation.json its measuring, took when last done.
+
+    Here, or for the released weights.
+    """
     for place in (paths.SHIPPED,) if weights == "shipped" else (CACHE, paths.SHIPPED):
-        file = place / identity(experiment) / "meta.json"
+        file = place / identity(experiment) / of
         if file.exists():
-            return json.loads(file.read_text())["seconds"]
+            return json.loads(file.read_text()).get("seconds")
     return None
 
 

@@ -19,11 +19,17 @@ SHIPPED = DATA / "models"  # released weights with their configuration, history 
 NOTEBOOKS = ROOT / "notebooks"
 CACHE = Path(os.environ.get("SOS_CACHE", ROOT / "data" / "cache"))  # made again when deleted
 EXECUTED = Path(os.environ.get("SOS_EXECUTED", ROOT / "executed"))  # copies of notebooks
+
+
+def _in_kernel() -> bool:
+    """Whether this process is that of a notebook."""
+    module = sys.modules.get("ipykernel.kernelapp")
+    return module is not None and module.IPKernelApp.initialized()
+
+
 # The runner writes figures/. What somebody draws by hand, in JupyterLab, leaves that as it is.
-BY_HAND = "ipykernel" in sys.modules and "SOS_FIGURES" not in os.environ
+BY_HAND = _in_kernel() and "SOS_FIGURES" not in os.environ
 FIGURES = Path(os.environ.get("SOS_FIGURES", EXECUTED / "figures" if BY_HAND else ROOT / "figures"))
-
-
 FULL = 2**16  # bytes free of a file system that counts as full
 
 

@@ -3,33 +3,45 @@
 Under torchrun or accelerate the processes join in one model after the other instead.
 """
 
+import multiprocessing
 import os
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from joblib import Parallel, cpu_count, delayed
 
-from sos import datasets, evaluation, models, parallel, training
+from sos import datasets, evaluation, models, parallel, progress, training
 from sos.config import Evaluation, Experiment
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker process: who started it, its threads, and the line of its progress bar."""
+    """A worker process: who started it, its threads, and how many there are."""
 
     parent: int
     threads: int
-    line: int
+    of: int
+
+    @property
+    def line(self) -> int:
+        """The line of its progress bars, below the one of the whole run."""
+        number = multiprocessing.current_process().name.rpartition("-")[2]
+        return 1 + int(number) % self.of if number.isdecimal() else 1
 
 
 def prepare_all(
-    experiments: Sequence[Experiment], weights: str, settings: Evaluation
+    experiments: Sequence[Experiment],
+    weights: str,
+    settings: Evaluation,
+    finished: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Exception]:
     """Every model trained and measured, or found to be; {name: error} of those that failed.
+
+    `finished` is told the name of each when it is done.
 
     On a CPU each model gets a core: small networks use two cores badly.
     """
@@ -47,40 +59,45 @@ def prepare_all(
             except Exception:  # every model that needs them will say so, and the others be trained
                 if several:
                     raise
+    errors = {}
     if several or alone:
-        errors = [prepare(experiment, weights, settings) for experiment in ordered]
+        done = (prepare(experiment, weights, settings) for experiment in ordered)
     else:
-        tasks = (
-            delayed(prepare)(experiment, weights, settings, worker)
-            for line, experiment in enumerate(ordered)
-            for worker in [Worker(os.getpid(), cpu_count() // jobs, line)]
-        )
-        with warnings.catch_warnings():  # joblib renews workers whose memory a training has filled
-            warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
-            errors = Parallel(n_jobs=jobs)(tasks)
-    return {e.name: error for e, error in zip(ordered, errors, strict=True) if error is not None}
+        worker = Worker(os.getpid(), cpu_count() // jobs, jobs)
+        tasks = (delayed(prepare)(experiment, weights, settings, worker) for experiment in ordered)
+        done = Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
+    with warnings.catch_warnings():  # joblib renews workers whose memory a training has filled
+        warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
+        for name, error in done:
+            finished(name)
+            if error is not None:
+                errors[name] = error
+    return {e.name: errors[e.name] for e in ordered if e.name in errors}
 
 
 def prepare(
     experiment: Experiment, weights: str, settings: Evaluation, worker: Worker | None = None
-) -> Exception | None:
-    """One model, trained and measured; returns the error that stopped it.
+) -> tuple[str, Exception | None]:
+    """One model, trained and measured; returns its name and the error that stopped it.
 
     Among several processes it is raised: the others wait for this one, and have to end too.
     """
     if worker is not None:
         torch.set_num_threads(worker.threads)
         threading.Thread(target=leave_with, args=(worker.parent,), daemon=True).start()
+    progress.stand(worker.line if worker else 1, experiment.name)
     try:
-        model = models.load_or_train(experiment, weights, line=worker.line if worker else 0)
+        model = models.load_or_train(experiment, weights)
         evaluation.load_or_measure(model, settings)
         if settings.png:
             evaluation.write_pngs(model, settings)
     except Exception as error:
         if parallel.world_size() > 1:
             raise
-        return error
-    return None
+        return experiment.name, error
+    finally:
+        progress.stand()
+    return experiment.name, None
 
 
 def leave_with(parent: int) -> None:

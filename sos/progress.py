@@ -10,6 +10,18 @@ from tqdm import auto
 auto.tqdm.set_lock(threading.RLock())
 
 
-def tqdm(*args, disable: bool = False, **kwargs):
+_shown = {"line": None, "of": ""}  # where bars of this process stand, and what they are of
+
+
+def stand(line: int | None = None, of: str = "") -> None:
+    """Puts this process's bars on a line of the terminal, and the name of a model before them."""
+    _shown.update(line=line, of=of)
+
+
+def tqdm(*args, disable: bool = False, desc: str = "", **kwargs):
     """tqdm.auto; its notebook bar ignores TQDM_DISABLE, so that the choice has to be passed."""
-    return auto.tqdm(*args, disable=disable or bool(os.environ.get("SOS_BATCH")), **kwargs)
+    of = _shown["of"]
+    desc = desc if desc.startswith(of) else f"{of} {desc}"
+    place = {"position": _shown["line"], "leave": False} if _shown["line"] else {}
+    quiet = disable or bool(os.environ.get("SOS_BATCH"))
+    return auto.tqdm(*args, disable=quiet, desc=desc, dynamic_ncols=True, **place, **kwargs)

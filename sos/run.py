@@ -7,11 +7,13 @@ import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -93,11 +95,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         epilog="Interrupted at any point, the same command goes on where it was.",
     )
     add = parser.add_argument
-    add("--profile", choices=tuple(config.PROFILES), default="demo",
+    add("--profile", choices=tuple(config.PROFILES), default="demo", type=str.lower,
         help="smoke: tiny; demo (default): two CPU cores; paper-simulated: the paper's network, "
         "trained for minutes of a GPU; paper: its network and constants")  # fmt: skip
-    add("--only", metavar="NN", action="append", default=[],
-        help="this notebook alone, by its number; may be repeated")  # fmt: skip
+    add("--only", metavar="NN", action="extend", nargs="+", default=[],
+        help="these notebooks alone, by number or name: --only 01 03")  # fmt: skip
+    add("--dry-run", action="store_true",
+        help="print the plan, with how long it takes here, and end")  # fmt: skip
     add("--weights", choices=("train", "shipped"), default="train",
         help="train (default): train here what is not in the cache; shipped: use the released "
         "weights where they fit the configuration")  # fmt: skip
@@ -123,16 +127,24 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--write", action="store_true",
         help="for maintainers: also renew the committed copies in notebooks/")  # fmt: skip
     chosen = parser.parse_args(argv)
-    known = {n.name[:2] for n in NOTEBOOKS}
-    unknown = [number for number in chosen.only if number not in known]
-    if unknown:
-        parser.error(f"--only {' '.join(unknown)}: the notebooks are {', '.join(sorted(known))}")
+    chosen.only = [numbered(word, parser) for words in chosen.only for word in words.split(",")]
     choose_data(chosen, parser)
     if chosen.fresh and chosen.weights == "shipped":
         parser.error("--fresh trains again and --weights shipped does not train: choose one")
     if chosen.write and (chosen.profile, chosen.weights) != ("demo", "shipped"):
         parser.error("--write needs --profile demo --weights shipped, which the copies show")
     return chosen
+
+
+def numbered(word: str, parser: argparse.ArgumentParser) -> str:
+    """The number of a notebook from what people call it: 1, 01, 01_beta, a path to it."""
+    stem = Path(word).name.removesuffix(".ipynb")
+    digits = re.match(r"\d*", stem).group().zfill(2)
+    for notebook in NOTEBOOKS:
+        if notebook.name.startswith(stem if len(stem) > 2 else digits):
+            return digits
+    known = "\n  ".join(notebook.name for notebook in NOTEBOOKS)
+    parser.error(f"--only {word}: no such notebook; there are\n  {known}")
 
 
 PLACES = {"faces": "folder", "celeba": "celeba", "biobank": "biobank"}  # option: reader
@@ -195,9 +207,16 @@ def images(chosen: argparse.Namespace) -> dict | None:
 
 def main(argv: list[str] | None = None) -> int:
     chosen = arguments(argv)
+    if not paths.NOTEBOOKS.is_dir():
+        print(
+            f"there are no notebooks in {paths.NOTEBOOKS}, and an installed package has none: "
+            f"clone the repository to run them. `import sos` and a copied notebook do without it"
+        )
+        return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    os.environ["TQDM_MININTERVAL"] = os.environ.get("TQDM_MININTERVAL", "0.5")
+    pause = "0.5" if sys.stderr.isatty() else "30"  # seconds between two states of a bar
+    os.environ["TQDM_MININTERVAL"] = os.environ.get("TQDM_MININTERVAL", pause)
     from sos import parallel  # the options' listing needs no packages
 
     if not parallel.is_first():  # under torchrun or accelerate
@@ -208,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
             signal.signal(number, stop)
     try:
-        return run_alone(chosen)
+        return work(chosen) if chosen.dry_run else run_alone(chosen)
     except Stopped as stopped:
         print("\nstopped; the same command goes on from here")
         return 128 + stopped.number
@@ -267,84 +286,150 @@ def needed(chosen: argparse.Namespace) -> list[config.Experiment]:
     return [profile.experiments[name] for name in names]
 
 
-def prepare_models(chosen: argparse.Namespace) -> dict[str, Exception]:
+def prepare_models(
+    chosen: argparse.Namespace, finished: Callable[[str], None] = lambda name: None
+) -> dict[str, Exception]:
     """Trains and measures what is needed; {name: error} of the models that failed."""
     from sos.prepare import prepare_all
 
     weights = "fresh" if chosen.fresh else chosen.weights
     settings = replace(config.PROFILES[chosen.profile].evaluation, png=chosen.png)
-    return prepare_all(needed(chosen), weights, settings)
+    return prepare_all(needed(chosen), weights, settings, finished)
+
+
+class WholeRun:
+    """One progress bar over trainings and notebooks, with the time that is left."""
+
+    def __init__(self, estimate, experiments: list, notebooks: list[Notebook]):
+        from sos.progress import tqdm
+
+        recorded = json.loads(RUN_TIMES.read_text()) if RUN_TIMES.exists() else {}
+        # Without an estimate every model counts alike, and as much as ten notebooks do.
+        models = 60.0 * len(experiments) if estimate is None else estimate.models or 0.0
+        self.of_model = models / max(1, len(experiments))
+        self.of_notebook = {n.name: recorded.get(n.name, 6.0) for n in notebooks}
+        total = models + sum(self.of_notebook.values())
+        shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
+        self.bar = tqdm(desc="whole run", total=total, bar_format=shape)
+
+    def model_is_done(self, name: str) -> None:
+        self.bar.update(self.of_model)
+
+    def notebook_is_done(self, notebook: Notebook) -> None:
+        self.bar.update(self.of_notebook[notebook.name])
+
+    def close(self) -> None:
+        self.bar.close()
 
 
 def work(chosen: argparse.Namespace) -> int:
-    from sos import parallel
-
     notebooks, experiments = chosen_notebooks(chosen), needed(chosen)
     for data in dict.fromkeys(e.data for e in experiments if e.data.folder):
         from sos.datasets import READERS
 
         print(READERS[data.name].describe(data))
     print_plan(chosen, notebooks, experiments)
-
-    with parallel.joined():  # until the others have nothing left to do
-        failed = prepare_models(chosen)
-    for name, error in failed.items():
-        print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
-    rows = []
-    for notebook in notebooks:
-        lacking = [name for name in notebook.experiments if name in failed]
-        if lacking:
-            rows.append((notebook, f"SKIPPED, because {', '.join(lacking)} failed", 0.0, []))
-            continue
-        try:
-            rows.append((notebook, *execute(notebook, chosen, experiments)))
-        except OSError as error:  # no room, or no right, to write what this one makes
-            rows.append((notebook, f"FAILED: {error}", 0.0, []))
+    estimate = print_estimate(chosen, notebooks, experiments)
+    if chosen.dry_run:
+        return 0
+    with closing(WholeRun(estimate, experiments, notebooks)) as whole:
+        rows = list(results(chosen, notebooks, experiments, whole))
     print_summary(rows, chosen)
     return 0 if all(state in ("done", "up to date") for _, state, _, _ in rows) else 1
 
 
+def results(
+    chosen: argparse.Namespace, notebooks: list[Notebook], experiments: list, whole: "WholeRun"
+) -> Iterator[tuple[Notebook, str, float, list[str]]]:
+    """Trains, measures, and executes: of each notebook its state, seconds and figures."""
+    from sos import parallel
+
+    with parallel.joined():  # until the others have nothing left to do
+        failed = prepare_models(chosen, whole.model_is_done)
+    for name, error in failed.items():
+        print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+    for notebook in notebooks:
+        lacking = [name for name in notebook.experiments if name in failed]
+        if lacking:
+            yield notebook, f"SKIPPED, because {', '.join(lacking)} failed", 0.0, []
+        else:
+            try:
+                yield notebook, *execute(notebook, chosen, experiments)
+            except OSError as error:  # no room, or no right, to write what this one makes
+                yield notebook, f"FAILED: {error}", 0.0, []
+        whole.notebook_is_done(notebook)
+
+
 def print_plan(chosen: argparse.Namespace, notebooks: list[Notebook], experiments: list) -> None:
-    """What is at hand, what will be made, and how long that took where it was last measured."""
-    from sos import datasets, models
+    """What is at hand and what will be made."""
+    from sos import datasets, models, plan
     from sos.training import device
 
     print(f"profile {chosen.profile}, figures to {paths.FIGURES / chosen.profile}")
-    known = 0.0
-    to_train = [e for e in experiments if chosen.fresh or not models.find(e, chosen.weights)]
+    to_train = untrained(chosen, experiments)
     for data in dict.fromkeys(e.data for e in experiments):
         splits = ["train", "test"] if data in [e.data for e in to_train] else ["test"]
-        missing = sum(getattr(data, s) for s in splits if not datasets.is_cached(data, s))
+        missing = sum(plan.missing_images(data, split) for split in splits)
         title = f"{data.name} {data.height}x{data.width}x{data.channels}"
-        print(f"  data      {title:<24}", f"{missing} images to make" if missing else "cached")
+        kind = "read" if data.name in datasets.READERS else "make"
+        print(f"  data      {title:<24}", f"{missing} images to {kind}" if missing else "cached")
     for experiment in experiments:
         folder_ = None if chosen.fresh else models.find(experiment, chosen.weights)
-        state = f"at hand ({folder_.parent})" if folder_ else "to train"
-        seconds = models.recorded_seconds(experiment)
-        if not folder_ and seconds:
-            known += seconds
-            state += f", {clock(seconds)} when it was last measured"
+        state = f"at hand ({folder_.parent.name})" if folder_ else "to train"
         steps = models.steps_done(experiment, "fresh" if chosen.fresh else chosen.weights)
         if not folder_ and steps:
-            state += f", going on from step {steps} of {experiment.training.steps}"
-        print(f"  model     {experiment.name:<24}", state)
+            state += f", from step {steps} of {experiment.training.steps}"
+        print(f"  model     {experiment.name:<24} {state}: {plan.words(experiment)}")
     for notebook in notebooks:
         current = not chosen.fresh and is_current(notebook, chosen, experiments)
         print(f"  notebook  {notebook.name:<24}", "up to date" if current else "to execute")
     if device().type == "cpu" and any(map(needs_gpu, to_train)):
         print("  no GPU    a step of the paper's network takes about two minutes on two CPU cores")
-    if known:
-        print(f"training to do: about {clock(known)} on a machine like the one of the record")
+
+
+def untrained(chosen: argparse.Namespace, experiments: list) -> list:
+    """The experiments that have no finished model."""
+    from sos import models
+
+    return [e for e in experiments if chosen.fresh or not models.find(e, chosen.weights)]
+
+
+def print_estimate(chosen: argparse.Namespace, notebooks: list[Notebook], experiments: list):
+    """How long the run takes on this machine, and its room on the disk; returns the estimate.
+
+    None where it could only be guessed, as on a GPU.
+    """
+    from sos import plan
+
+    to_train = untrained(chosen, experiments)
+    needed, free = plan.bytes_needed(experiments, to_train), plan.free_bytes(paths.CACHE)
+    print(f"nothing to download; up to {plan.amount(needed)} of disk, {plan.amount(free)} are free")
+    if needed > free:
+        print("  WARNING   that is more than there is: make room, or set SOS_CACHE elsewhere")
+    recorded = json.loads(RUN_TIMES.read_text()) if RUN_TIMES.exists() else {}
+    to_run = [n for n in notebooks if chosen.fresh or not is_current(n, chosen, experiments)]
+    seconds = sum(recorded.get(notebook.name, 0) for notebook in to_run)
+    # Of tiny models a timing takes as long as a training, of the paper's without a GPU for ever.
+    if to_train and (chosen.profile == "smoke" or any(map(needs_gpu, to_train))):
+        print(flush=True)
+        return None
+    if to_train:
+        print("timing a few steps of each kind of model ...", flush=True)
+    found = plan.estimate(experiments, to_train, seconds)
+    if found.total is None:
+        print(flush=True)
+        return None
+    parts = {"images": found.images, "models": found.models, "notebooks": found.notebooks}
+    told = ", ".join(f"{name} {plan.clock(value)}" for name, value in parts.items() if value)
+    if told:
+        print(f"about {plan.clock(found.total)} on this machine as it is now: {told}")
     print(flush=True)
+    return found
 
 
 def needs_gpu(experiment: config.Experiment) -> bool:
     """Whether the network is the paper's, at its image sizes: 64 channels of 40,000 pixels."""
     return experiment.network.width * experiment.data.height * experiment.data.width > 2_000_000
-
-
-def clock(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
 def executed(notebook: Notebook, chosen: argparse.Namespace, suffix: str) -> Path:
@@ -429,6 +514,10 @@ def print_summary(rows: list, chosen: argparse.Namespace) -> None:
         print(f"images of Table 1: {paths.CACHE / 'png'}")
 
 
+def minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
 def map_of_notebooks() -> str:
     """Notebook, section, what it shows, seconds: Markdown for notebook 00."""
     from sos import models, report
@@ -445,7 +534,7 @@ def map_of_notebooks() -> str:
                 notebook.section,
                 notebook.shows,
                 report.NOT_RUN if seconds is None else f"{seconds:.0f} s",
-                report.NOT_RUN if None in trained else clock(sum(trained)) if trained else "–",
+                report.NOT_RUN if None in trained else minutes(sum(trained)) if trained else "–",
             )
         )
     header = ("notebook", "section", "shows", "with released weights", "training it needs")

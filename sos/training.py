@@ -292,7 +292,6 @@ def train(
     experiment: Experiment,
     images: Tensor,
     checkpoint: Path,
-    line: int = 0,
     validation: Tensor | None = None,
 ) -> Run:
     """Trains on uint8 `images` (N, C, H, W), saving its state to the file `checkpoint`.
@@ -324,7 +323,6 @@ def train(
         initial=run.step,
         total=training.steps,
         unit="step",
-        position=line or None,
         disable=parallel.rank() > 0,
     )
     with graphs.stream(where), bar:
@@ -339,8 +337,7 @@ def train(
                 row = run.record(terms)
                 if validation is not None:
                     row["validation_nll_nats"] = -log_density(run.vae.distribution(), validation)
-                shown = ("nll_nats", "kl_nats", "rank_entropy_nats", "squared_error")
-                bar.set_postfix({name: f"{row[name]:.4g}" for name in shown})
+                bar.set_postfix_str(f"KL {row['kl_nats']:.3g}, error {row['squared_error']:.3g}")
             due = run.step == training.steps
             if run.step % CHECKPOINT_EVERY == 0 and not due:
                 due = parallel.agreed(time.perf_counter() - saved >= CHECKPOINT_SECONDS)

@@ -312,3 +312,8 @@ def test_every_other_pixel_is_a_marginal(exact):
     torch.testing.assert_close(q.mean, p.mean[kept])
     torch.testing.assert_close(q.variance, p.variance[kept])
     torch.testing.assert_close(q.covariance_row(1), p.covariance_row(int(kept[1]))[kept])
+
+
+def test_a_colour_on_gray_pictures_is_its_gray():
+    (gray,) = editing.stroke([3], [0.6, 0.4, 0.2], (1, 4, 4)).colour
+    assert gray == pytest.approx(0.299 * 0.6 + 0.587 * 0.4 + 0.114 * 0.2)

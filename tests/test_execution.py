@@ -111,7 +111,7 @@ def test_one_notebook_without_room_leaves_the_others(monkeypatch, tmp_path, caps
         return "done", 0.0, []
 
     monkeypatch.setattr(run, "execute", execute_)
-    monkeypatch.setattr(run, "prepare_models", lambda chosen: {})
+    monkeypatch.setattr(run, "prepare_models", lambda chosen, finished: {})
     status = run.work(run.arguments(["--profile", "smoke", "--only", "00", "--only", "03"]))
     shown = capsys.readouterr().out
     assert status == 1 and "03_interpolation: FAILED: [Errno 28] No space left" in shown
@@ -213,7 +213,7 @@ def test_the_script_may_be_called_through_links(tmp_path):
 
 
 @pytest.mark.parametrize("only, until, number", [
-    ("03", "step/s", signal.SIGTERM), ("00", "Executing", signal.SIGINT),
+    ("03", "step/s", signal.SIGTERM), ("00", "00_start_here: ", signal.SIGINT),
 ], ids=["training", "executing"])  # fmt: skip
 def test_a_signal_ends_everything_without_noise(only, until, number, tmp_path):
     variables = {n: str(tmp_path / n) for n in ("SOS_CACHE", "SOS_FIGURES", "SOS_EXECUTED")}
@@ -246,7 +246,8 @@ def test_a_signal_ends_everything_without_noise(only, until, number, tmp_path):
     (True, {}, "executed/figures"), (False, {}, "figures"), (True, {"SOS_FIGURES": "x"}, "x"),
 ])  # fmt: skip
 def test_what_is_drawn_by_hand_changes_no_tracked_file(kernel, variables, expected):
-    program = f"{'import ipykernel; ' * kernel}from sos import paths; print(paths.FIGURES)"
+    start = "from ipykernel.kernelapp import IPKernelApp; IPKernelApp.instance(); " * kernel
+    program = f"{start}from sos import paths; print(paths.FIGURES)"
     places = ("SOS_FIGURES", "SOS_EXECUTED")
     environment = {k: v for k, v in os.environ.items() if k not in places} | variables
     done = subprocess.run(

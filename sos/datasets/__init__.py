@@ -151,9 +151,14 @@ def make(data: Data, item) -> dict[str, np.ndarray]:
     return {"images": in_channels(data, rendered.image), "factors": rendered.factors}
 
 
+def can_be_made_gray(data: Data) -> bool:
+    """Whether pictures are simulated ones in colour, seen in gray."""
+    return data.name not in READERS and data.channels != simulator(data).CHANNELS
+
+
 def made_gray(data: Data, split: str) -> bool:
     """Makes a gray split from the same pictures in colour, if those lie in the cache."""
-    if data.name in READERS or data.channels == simulator(data).CHANNELS:
+    if not can_be_made_gray(data):
         return False
     arrays = read(cache_folder(replace(data, channels=simulator(data).CHANNELS), split))
     if arrays is None:
