@@ -78,7 +78,7 @@ make_conda() {
 make_venv() {
     local base folder="$root/.venv"
     base="$(basic_python)" || return 1
-    tell "making .venv with $base and pip; it downloads several GB, once, and takes minutes"
+    tell "making .venv with $base and pip; it downloads some 3 GB, once, and takes 6 GB of disk"
     # pip takes a half-written package for installed, so an interrupted installation starts anew.
     if [ -e "$folder/.installing" ]; then rm -rf "$folder"; fi
     mkdir -p "$folder"
