@@ -135,16 +135,18 @@ fi
 if [ "${1:-}" = --lab ]; then
     choose_python
     # With the whole checkout as its root, links from notebooks to figures/ lead somewhere.
-    exec "$python" -m jupyter lab --ServerApp.root_dir="$root" "${@:2}" \
+    exec "$python" -P -m jupyter lab --ServerApp.root_dir="$root" "${@:2}" \
         "$root/notebooks/00_start_here.ipynb"
 fi
 for argument in "$@"; do
     case "$argument" in
         -h | --help)
             python="$(basic_python)" # its listing needs no packages
-            exec "$python" -m sos.run --help
+            exec "$python" -P -m sos.run --help
             ;;
     esac
 done
 choose_python
+# A file in the caller's directory that is called as a module of ours is none of it.
+export PYTHONSAFEPATH=1
 exec "$python" -m sos.run "$@"

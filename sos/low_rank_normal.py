@@ -381,6 +381,16 @@ class _RidgeAndRank(torch.autograd.Function):
         return *(grad if need else None for grad, need in zip(grads, needed, strict=True)), None
 
 
+def _dense_distance_and_rank(value, loc, factor, diag) -> tuple[Tensor, Tensor]:
+    """What `_RidgeAndRank` computes, from the Cholesky factor of P P^T + D itself, in float64."""
+    rows, variance = factor.double(), diag.double().expand(len(factor), 1, factor.shape[-1])[:, 0]
+    tril = torch.linalg.cholesky(rows.mT @ rows + torch.diag_embed(variance))
+    residual = (value.double() - loc.double()).mT
+    white = torch.linalg.solve_triangular(tril, residual, upper=False)
+    half_logdet = tril.diagonal(dim1=-2, dim2=-1).log().sum(-1) - variance.log().sum(-1) / 2
+    return white.square().sum(-2), half_logdet
+
+
 def _transform(factor: Tensor, matrix: Tensor) -> Tensor:
     """P A in float64, rounded once: factor (items, R, S), matrix (items, R, R) -> (items, R, S)."""
     result = torch.empty_like(factor)
@@ -683,7 +693,11 @@ class LowRankNormal(Distribution):
         diag = diag.reshape(items, 1, diag.shape[-1])
         n = lead.numel() // max(1, items)
         value, loc = (x.reshape(n, items, pixels).transpose(0, 1) for x in (value, loc))
-        distance, entropy, *_ = _RidgeAndRank.apply(value, loc, factor, diag, float(gain))
+        dense = None
+        if self.rank >= pixels and not gain:  # the covariance is smaller than P, and keeps digits
+            with suppress(torch.linalg.LinAlgError):  # singular to float64
+                dense = _dense_distance_and_rank(value, loc, factor, diag)
+        distance, entropy, *_ = dense or _RidgeAndRank.apply(value, loc, factor, diag, float(gain))
         return distance.mT.reshape(lead), self._own(entropy, own)
 
     def _log_det_diag(self) -> Tensor:
@@ -848,13 +862,10 @@ class LowRankNormal(Distribution):
         weight = torch.where(total > 0, 1 / total, 0.0)
         kept = noise * weight  # the share of a pixel's own noise that remains: 0 for exact edits
         squares, directions = _right_singular(weight.sqrt().unsqueeze(-1) * factor_2)
-        shrink = (1 + squares).rsqrt().unsqueeze(-2)  # V^1/2 = I + Q (shrink - 1) Q^T
         cross = (weight * offset).unsqueeze(-2) @ factor_2
-        weights = (cross @ directions * shrink.square()) @ directions.mT  # (..., 1, R)
-        root = (
-            _identity_like(directions @ directions.mT) + directions * (shrink - 1) @ directions.mT
-        )
-        root = root.to(self._loc.dtype)
+        inverse = 1 / (1 + squares).unsqueeze(-2)
+        weights = (cross @ directions * inverse) @ directions.mT  # (..., 1, R)
+        root = _shrinking(squares, directions).to(self._loc.dtype)
         factor = _product(root, self._factor.mT)  # (..., R, S)
         factor[..., index] *= kept.unsqueeze(-2).to(factor.dtype)
         shift = _product(weights.to(self._loc.dtype), self._factor.mT).squeeze(-2)
@@ -898,6 +909,13 @@ def _right_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
             return values.clamp_min(0), vectors
     _, values, rows = torch.linalg.svd(matrix, full_matrices=False)
     return values.square(), rows.mT
+
+
+def _shrinking(squares: Tensor, directions: Tensor) -> Tensor:
+    """(I + W^T W)^-1/2 = I + Q ((1 + s^2)^-1/2 - 1) Q^T of W = . diag(s) Q^T: (..., R, R)."""
+    shrink = (1 + squares).rsqrt() - 1
+    product = directions * shrink.unsqueeze(-2) @ directions.mT
+    return _identity_like(product) + product
 
 
 def _edited_pixels(index, pixels: int, device: torch.device) -> tuple[Tensor, Tensor, int]:

@@ -59,6 +59,11 @@ def styled() -> AbstractContextManager[None]:
     return plt.style.context(["default", STYLE])
 
 
+def plain() -> AbstractContextManager[None]:
+    """matplotlib's defaults, in which figures are drawn to files."""
+    return plt.style.context("default")
+
+
 def save(figure: Figure, name: str, profile: str) -> Figure:
     """Writes <profile>/<name>.png and .pdf, each whole or not at all, without dates.
 
@@ -70,7 +75,7 @@ def save(figure: Figure, name: str, profile: str) -> Figure:
         dpi = FINE_DPI
         average_what_shrinks(figure, dpi)
     for suffix, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        with styled(), paths.replacing(paths.FIGURES / profile / f"{name}.{suffix}") as temporary:
+        with plain(), paths.replacing(paths.FIGURES / profile / f"{name}.{suffix}") as temporary:
             figure.savefig(
                 temporary, format=suffix, metadata=metadata, bbox_inches="tight", dpi=dpi
             )
@@ -109,7 +114,7 @@ def save_photo(figure: Figure, name: str, profile: str):
     stream = io.BytesIO()
     quality = {"quality": 85, "optimize": True}
     look = {"dpi": PHOTO_DPI, "bbox_inches": "tight", "pil_kwargs": quality}
-    with styled():
+    with plain():
         figure.savefig(stream, format="jpeg", **look)
     return Image(stream.getvalue(), format="jpeg")
 

@@ -823,6 +823,23 @@ def test_conditioning_keeps_its_digits_where_epsilon_is_tiny(epsilon, given):
         close(q.variance[free] / sigma.diagonal()[free], torch.ones(12 - given).double(), 1e-7)
 
 
+@pytest.mark.parametrize("rank", [4, 5, 9, 40])
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-10, 1e-14, 1e-16])
+def test_densities_keep_their_digits_where_ranks_pass_the_pixels(rank, epsilon):
+    generator = torch.Generator().manual_seed(rank)
+    loc, factor, value = (torch.randn(n, generator=generator).double() for n in (4, (4, rank), 4))
+    p = LowRankNormal(loc, factor, epsilon)
+    close(p.log_prob(value), dense(p).log_prob(value), 1e-8)
+    close(p.entropy(), dense(p).entropy(), 1e-8)
+    inputs = loc.requires_grad_(), factor.requires_grad_()
+    ours, theirs = (
+        torch.autograd.grad(kind.log_prob(value), inputs)
+        for kind in (LowRankNormal(*inputs, epsilon), dense(LowRankNormal(*inputs, epsilon)))
+    )
+    for one, other in zip(ours, theirs, strict=True):
+        close(one, other, 1e-6)
+
+
 @pytest.mark.parametrize("ranks", [(4, 4), (9, 4), (4, 9), (2, 6)])
 def test_kl_keeps_its_digits_where_ranks_reach_the_pixels(ranks):
     generator = torch.Generator().manual_seed(3)
