@@ -388,6 +388,7 @@ def head_of(kind: str) -> np.ndarray:
         "from -1 to 1": brain / brain.max() * 2 - 1,
         "z-scored as a whole": (brain - brain.mean()) / brain.std(),
         "on a pedestal": brain + 100,
+        "marked background": np.where(inside, brain, -32768),
         "missing background": np.where(inside, brain, np.nan),
         "ringing": np.where(inside, brain, np.random.default_rng(0).uniform(-20, 0, brain.shape)),
         "z-scored inside": np.where(inside, scored, 0),
@@ -404,6 +405,7 @@ def saved(file: Path, values: np.ndarray, **header) -> Path:
 
 @pytest.mark.parametrize("kind", [
     "from -1 to 1", "z-scored as a whole", "on a pedestal", "missing background", "ringing",
+    "marked background",
 ])  # fmt: skip
 def test_intensities_on_any_scale_give_the_same_slice(kind, tmp_path):
     plain = biobank.axial(saved(tmp_path / "plain.nii", head_of("plain"))).astype(int)

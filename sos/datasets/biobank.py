@@ -28,6 +28,7 @@ FEWEST = 20  # volumes or slices below which nothing can be learnt
 PERCENTILE = 99.5  # of the brain's intensities: becomes white, what is brighter is clipped
 RINGING = 0.1  # of white: what resampling leaves below zero at most
 BACKGROUND = 0.1  # of a volume: the least share of voxels that makes one value the background
+FAR = 5  # brains' own ranges, from which on a background is a mark and no intensity
 PACKED = 1100  # gzip's largest ratio, and a little: a header that claims more tells no truth
 HELP = (
     "The place may hold brain-extracted T1 volumes in MNI space (.nii.gz, .nii), or ready slices "
@@ -220,7 +221,11 @@ def _above_background(volume: np.ndarray, file: Path) -> np.ndarray:
     volume = np.where(missing, low, volume)
     at_low, at_zero = (np.count_nonzero(volume == value) for value in (low, 0))
     if volume.size > at_low >= max(BACKGROUND * volume.size, at_zero):
-        return volume - low
+        dark, bright = np.percentile(volume[volume > low], [1, 99])
+        if dark - low <= FAR * (bright - dark):
+            return volume - low
+        volume = np.where(volume == low, 0, volume)  # a number that only says: no brain here
+        low = volume.min()
     above = volume[volume > 0]
     if low < 0 and (not len(above) or -low > RINGING * np.percentile(above, PERCENTILE)):
         raise ValueError(
