@@ -722,6 +722,8 @@ class LowRankNormal(Distribution):
         gradient of loc.
         """
         value = _check_value(value, self._loc, self._validate_args)
+        if span_gain < 0:
+            raise ValueError(f"span_gain must be 0 or more, not {span_gain}; 0.05 is a good start")
         if span_gain and (self._diag.shape[-1] > 1 or value.requires_grad):
             raise ValueError(
                 "span_gain needs D = epsilon I and a value without gradient; give cov_diag as one "

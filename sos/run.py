@@ -380,6 +380,8 @@ def print_plan(chosen: argparse.Namespace, notebooks: list[Notebook], experiment
         if not folder_ and steps:
             state += f", from step {steps} of {experiment.training.steps}"
         print(f"  model     {experiment.name:<24} {state}: {plan.words(experiment)}")
+    if to_train and chosen.weights == "shipped":
+        print("  note      no weights are released for these settings and images: they are trained")
     for notebook in notebooks:
         current = not chosen.fresh and is_current(notebook, chosen, experiments)
         print(f"  notebook  {notebook.name:<24}", "up to date" if current else "to execute")

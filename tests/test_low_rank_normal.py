@@ -600,6 +600,7 @@ LOW = LowRankNormal(ZEROS, torch.ones(3, 6, 2), 1.0)
     ("value", lambda: LOW.log_prob(torch.full((3, 6), math.nan))),
     ("span_gain", lambda: LowRankNormal(ZEROS, torch.ones(6, 2), torch.ones(6))
      .log_prob_and_rank_entropy(ZEROS, 0.1)),
+    ("span_gain", lambda: LOW.log_prob_and_rank_entropy(ZEROS, -0.1)),
     ("span_gain", lambda: LOW.log_prob_and_rank_entropy(ZEROS.clone().requires_grad_(), 0.1)),
     ("noise_factor", lambda: LOW.rsample_from(torch.zeros(3), torch.zeros(6))),
     ("noise_diag", lambda: LOW.rsample_from(torch.zeros(2), torch.zeros(5))),
