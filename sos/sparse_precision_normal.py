@@ -498,8 +498,9 @@ class LowRankPlusSparseNormal(Distribution):
                 f"cov_factor must be (..., S, R) with S = {size}, not {tuple(cov_factor.shape)}"
             )
         dtype = torch.promote_types(local.loc.dtype, cov_factor.dtype)
-        parts = (x.to(dtype) for x in (local._loc, local._log_diag, local._off_diag))
-        local = SparsePrecisionNormal(*parts, local.shape, validate_args=False)
+        if local.loc.dtype != dtype:
+            parts = (x.to(dtype) for x in (local._loc, local._log_diag, local._off_diag))
+            local = SparsePrecisionNormal(*parts, local.shape, local._validate_args)
         cov_factor = cov_factor.to(dtype)
         self.local, self._factor = local, cov_factor
         batch = torch.broadcast_shapes(local.batch_shape, cov_factor.shape[:-2])

@@ -437,6 +437,11 @@ def test_parameters_of_different_types_promote():
     both = LowRankPlusSparseNormal(p, factor)
     assert {wide.sample().dtype, both.sample().dtype, both.loc.dtype} == {torch.float64}
     torch.testing.assert_close(wide.log_prob(wide.loc), p.log_prob(p.loc), rtol=1e-6, atol=1e-6)
+    for dtype in (torch.float32, torch.float64):  # and what was to be checked still is
+        checked = SparsePrecisionNormal(p.loc, p.log_diag, p.off_diag, p.shape, validate_args=True)
+        both = LowRankPlusSparseNormal(checked, factor.to(dtype))
+        with pytest.raises(ValueError, match="value must be finite"):
+            both.log_prob(p.loc / 0)
     with pytest.raises(ValueError, match="real numbers"):
         SparsePrecisionNormal(*(x.long() for x in (p.loc, p.log_diag, p.off_diag)), p.shape)
 
