@@ -65,8 +65,8 @@ def missing_images(data: Data, split: str) -> int:
     """How many pictures of a split are still to be made or read."""
     if datasets.is_cached(data, split):
         return 0
-    started = datasets.cache_folder(data, split).with_suffix(".partial")
-    blocks = len(list(started.glob("*.npz"))) if started.exists() else 0
+    started = datasets.partial_folder(datasets.cache_folder(data, split))
+    blocks = len(list(started.glob("*.npz")))
     return max(0, len(datasets.items(data, split)) - blocks * datasets.BLOCK)
 
 

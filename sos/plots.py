@@ -131,7 +131,7 @@ def tile(images: Tensor, columns: int, gap: int = GAP) -> np.ndarray:
     return canvas
 
 
-def picture_rows(rows: Sequence[dict], title: str | None = None) -> Figure:
+def picture_rows(rows: Sequence[dict]) -> Figure:
     """Rows of equally many images, each a dict: label, images, and for a scale map and limits.
 
     `images` (N, C, H, W). A row without `map` shows colours as they are; with one it shows the
@@ -168,8 +168,6 @@ def picture_rows(rows: Sequence[dict], title: str | None = None) -> Figure:
             else:
                 mappable = plt.cm.ScalarMappable(plt.Normalize(*bar[1]), bar[0])
                 figure.colorbar(mappable, cax=bar_axes).ax.tick_params(labelsize=7)
-        if title:
-            grid[0, 0].set_title(title)
     return figure
 
 

@@ -188,6 +188,11 @@ def choose_data(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> 
             parser.error(str(error))
 
 
+def run_times() -> dict[str, float]:
+    """{notebook: seconds} as recorded with released weights."""
+    return json.loads(RUN_TIMES.read_text()) if RUN_TIMES.exists() else {}
+
+
 def chosen_notebooks(chosen: argparse.Namespace) -> list[Notebook]:
     return [n for n in NOTEBOOKS if not chosen.only or n.name[:2] in chosen.only]
 
@@ -303,7 +308,7 @@ class WholeRun:
     def __init__(self, estimate, experiments: list, notebooks: list[Notebook]):
         from sos.progress import tqdm
 
-        recorded = json.loads(RUN_TIMES.read_text()) if RUN_TIMES.exists() else {}
+        recorded = run_times()
         # Without an estimate every model counts alike, and as much as ten notebooks do.
         models = 60.0 * len(experiments) if estimate is None else estimate.models or 0.0
         self.of_model = models / max(1, len(experiments))
@@ -408,7 +413,7 @@ def print_estimate(chosen: argparse.Namespace, notebooks: list[Notebook], experi
     print(f"nothing to download; up to {plan.amount(needed)} of disk, {plan.amount(free)} are free")
     if needed > free:
         print("  WARNING   that is more than there is: make room, or set SOS_CACHE elsewhere")
-    recorded = json.loads(RUN_TIMES.read_text()) if RUN_TIMES.exists() else {}
+    recorded = run_times()
     to_run = [n for n in notebooks if chosen.fresh or not is_current(n, chosen, experiments)]
     seconds = sum(recorded.get(notebook.name, 0) for notebook in to_run)
     # Of tiny models a timing takes as long as a training, of the paper's without a GPU for ever.
@@ -495,7 +500,7 @@ def execute(notebook: Notebook, chosen: argparse.Namespace, experiments: list):
 
 def record_time(notebook: Notebook, seconds: float) -> None:
     """Renews the run time that notebook 00 shows, unless it is the old one give or take a half."""
-    times = json.loads(RUN_TIMES.read_text()) if RUN_TIMES.exists() else {}
+    times = run_times()
     if not 1 / 1.5 < seconds / times.get(notebook.name, 1e-9) < 1.5:
         times[notebook.name] = round(seconds)
         paths.write_text(RUN_TIMES, json.dumps(times, indent=1, sort_keys=True) + "\n")
@@ -524,7 +529,7 @@ def map_of_notebooks() -> str:
     """Notebook, section, what it shows, seconds: Markdown for notebook 00."""
     from sos import models, report
 
-    measured = json.loads(RUN_TIMES.read_text()) if RUN_TIMES.exists() else {}
+    measured = run_times()
     rows = []
     for notebook in NOTEBOOKS:
         needed = [config.PROFILES["demo"].experiments[name] for name in notebook.experiments]

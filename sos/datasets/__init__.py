@@ -129,6 +129,11 @@ def cache_folder(data: Data, split: str) -> Path:
     return paths.CACHE / "images" / identity(data, split)
 
 
+def partial_folder(target: Path) -> Path:
+    """Where the finished blocks of a split lie until it is whole."""
+    return target.with_name(target.name + ".partial")
+
+
 def items(data: Data, split: str) -> Sequence:
     """What the pictures of a split are made from: indices, or files."""
     if data.name in READERS:
@@ -180,10 +185,10 @@ def build(target: Path, items: Sequence, make: Callable, title: str, skip: bool 
 
     Raises Unreadable with the items that cannot be made; with `skip` these are left out.
     """
-    partial_folder = target.with_name(target.name + ".partial")
-    partial_folder.mkdir(parents=True, exist_ok=True)
+    blocks_folder = partial_folder(target)
+    blocks_folder.mkdir(parents=True, exist_ok=True)
     blocks = {start: items[start : start + BLOCK] for start in range(0, len(items), BLOCK)}
-    files = {start: partial_folder / f"{start:09d}.npz" for start in blocks}
+    files = {start: blocks_folder / f"{start:09d}.npz" for start in blocks}
     missing = [start for start in blocks if not files[start].exists()]
     finished = sum(len(blocks[start]) for start in blocks if start not in missing)
     workers = Parallel(n_jobs=cpu_count(), return_as="generator_unordered")
@@ -205,7 +210,7 @@ def build(target: Path, items: Sequence, make: Callable, title: str, skip: bool 
             raise Unreadable(listed)
         log.warning("%s\nthey are left out", listed)
     write(target, map(made_block, files.values()), len(items) - len(reasons))
-    shutil.rmtree(partial_folder)
+    shutil.rmtree(blocks_folder)
 
 
 def build_block(file: Path, items: Sequence, make: Callable) -> int:
