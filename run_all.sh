@@ -27,7 +27,7 @@ extra=""
 
 tell() { printf 'run_all.sh: %s\n' "$*" >&2; }
 
-complete() { "$1" "$root/sos/environment.py" $extra </dev/null >/dev/null 2>&1; }
+complete() { "$1" "$root/sos/run/environment.py" $extra </dev/null >/dev/null 2>&1; }
 
 executable() { "$1" -c 'import sys; print(sys.executable)' </dev/null; }
 
@@ -100,7 +100,7 @@ make_venv() {
 choose_python() {
     if [ -n "${SOS_PYTHON:-}" ]; then
         if ! complete "$SOS_PYTHON"; then
-            "$SOS_PYTHON" "$root/sos/environment.py" $extra </dev/null >&2 || true
+            "$SOS_PYTHON" "$root/sos/run/environment.py" $extra </dev/null >&2 || true
             tell "SOS_PYTHON=$SOS_PYTHON is not fit: install what it lacks, or unset SOS_PYTHON"
             exit 1
         fi
@@ -117,7 +117,7 @@ choose_python() {
             exit 1
         fi
         if ! python="$(complete_python)"; then
-            "$root/.venv/bin/python" "$root/sos/environment.py" $extra </dev/null >&2 || true
+            "$root/.venv/bin/python" "$root/sos/run/environment.py" $extra </dev/null >&2 || true
             tell "the new environment lacks the above"
             exit 1
         fi

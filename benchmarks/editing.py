@@ -21,8 +21,8 @@ import torch
 from timing import medians
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sos.low_rank_normal import LowRankNormal  # noqa: E402
-from sos.report import markdown_table, number  # noqa: E402
+from sos.distributions.low_rank_normal import LowRankNormal  # noqa: E402
+from sos.figures.report import markdown_table, number  # noqa: E402
 from sos.widgets import Sampler, export_page  # noqa: E402
 from tests import browser  # noqa: E402
 

@@ -24,7 +24,7 @@ import torch
 from torch.distributions import LowRankMultivariateNormal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sos.low_rank_normal import LowRankNormal  # noqa: E402
+from sos.distributions.low_rank_normal import LowRankNormal  # noqa: E402
 
 EPSILON = 1e-5
 

@@ -20,13 +20,15 @@ from scipy.sparse.linalg import spsolve_triangular
 from timing import medians, synchronise
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sos import models, report, training  # noqa: E402
-from sos.low_rank_normal import LowRankNormal  # noqa: E402
-from sos.sparse_precision_normal import (  # noqa: E402
+from sos.distributions.low_rank_normal import LowRankNormal  # noqa: E402
+from sos.distributions.sparse_precision_normal import (
     LowRankPlusSparseNormal,
     SparsePrecisionNormal,
     offsets,
 )
+from sos.figures import report  # noqa: E402
+from sos.system import devices  # noqa: E402
+from sos.training import store  # noqa: E402
 
 NEIGHBOURHOOD, RANK = 5, 25
 NAMES = {kind: report.KIND[kind] for kind in ("dorta", "sos", "hybrid")}
@@ -37,7 +39,7 @@ def inputs(batch: int, side: int) -> dict[str, torch.Tensor]:
     size, generator = side * side, torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).to(training.device())
+        return torch.randn(shape, generator=generator).to(devices.device())
 
     count = len(offsets(NEIGHBOURHOOD, 1))
     parts = {
@@ -60,7 +62,7 @@ def build(name: str, x: dict[str, torch.Tensor], side: int):
 
 def costs(side: int, batch: int, repeats: int) -> dict[str, dict[str, float]]:
     x = inputs(batch, side)
-    value = torch.rand(batch, side * side, device=training.device())
+    value = torch.rand(batch, side * side, device=devices.device())
 
     def density(name: str) -> None:
         for part in x.values():
@@ -129,7 +131,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     args = parser.parse_args()
-    content = {**models.machine(), "batch": args.batch, "costs": {}}
+    content = {**store.machine(), "batch": args.batch, "costs": {}}
     for side in (32, 64, 128):
         content["costs"][str(side)] = table = costs(side, args.batch, args.repeats)
         for name, numbers in table.items():

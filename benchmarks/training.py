@@ -27,10 +27,13 @@ from torch.distributions import LowRankMultivariateNormal
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sos import config, evaluation, graphs, models, training  # noqa: E402
+from sos import models, profiles
+from sos.analysis import evaluation
 from sos.config import Data, Experiment  # noqa: E402
-from sos.low_rank_normal import LowRankNormal  # noqa: E402
-from sos.vae import VAE  # noqa: E402
+from sos.distributions.low_rank_normal import LowRankNormal  # noqa: E402
+from sos.models.vae import VAE  # noqa: E402
+from sos.system import devices
+from sos.training import cuda_graph, loop, store  # noqa: E402
 
 SIZES = {"cuda": ("64x64x1", "64x64x3", "218x178x3", "233x197x1"), "cpu": ("64x64x1", "64x64x3")}
 RANKS = {"cuda": (5, 25, 100), "cpu": (5, 25)}
@@ -40,11 +43,11 @@ IMAGES = 50_000  # of an evaluation
 
 def experiment_of(size: str, rank: int) -> Experiment:
     height, width, channels = map(int, size.split("x"))
-    profile = "paper" if training.device().type == "cuda" else "demo"
-    e = config.PROFILES[profile].experiments["faces-sos"]
+    profile = "paper" if devices.device().type == "cuda" else "demo"
+    e = profiles.PROFILES[profile].experiments["faces-sos"]
     data = Data("faces", height, width, channels, train=100, validation=1, test=1)
     objective = replace(e.objective, rank_entropy_target=7.5 * rank)
-    plain = replace(e.training, pretraining=0, warm_release=False)
+    plain = replace(e.training, pretraining=0, init_covariance=False)
     return replace(
         e, data=data, network=replace(e.network, rank=rank), objective=objective, training=plain
     )
@@ -52,10 +55,10 @@ def experiment_of(size: str, rank: int) -> Experiment:
 
 def step(experiment: Experiment, kind: str) -> Callable:
     """One optimiser step on images that stay in memory: "ours", "compiled", "plain", "float32"."""
-    data, where = experiment.data, training.device()
+    data, where = experiment.data, devices.device()
     size = (4 * experiment.training.batch, data.channels, data.height, data.width)
     images = torch.randint(0, 256, size, dtype=torch.uint8, device=where)
-    run = training.Run(experiment, images, where)
+    run = loop.Run(experiment, images, where)
     if kind == "compiled":
         run.vae.encoder.trunk.compile()
         run.vae.decoder.trunk.compile()
@@ -69,10 +72,10 @@ def step(experiment: Experiment, kind: str) -> Callable:
     run.vae.train()
 
     def ours() -> None:
-        run.optimise(training.batch(images, 0, experiment.training), mean_only=False)
+        run.training_step(loop.batch(images, 0, experiment.training), mean_only=False)
 
     def theirs() -> None:
-        x = training.batch(images, 0, experiment.training)
+        x = loop.batch(images, 0, experiment.training)
         mean, std = run.vae.encode(x)
         p = run.vae.decode(mean + std * torch.randn_like(mean))
         diag = torch.full_like(p.loc, experiment.network.diagonal)
@@ -94,7 +97,7 @@ def likelihoods(experiment: Experiment) -> dict[str, Callable]:
     """Forward and backward of log-density and entropy: ours, as in a captured step, and torch's."""
     batch, data = experiment.training.batch, experiment.data
     pixels, rank = data.channels * data.height * data.width, experiment.network.rank
-    where, epsilon = training.device(), experiment.network.diagonal
+    where, epsilon = devices.device(), experiment.network.diagonal
     loc = torch.rand(batch, pixels, device=where, requires_grad=True)
     rows = (0.1 * torch.randn(batch, rank, pixels, device=where)).requires_grad_()
     x = torch.rand(batch, pixels, device=where)
@@ -113,7 +116,7 @@ def likelihoods(experiment: Experiment) -> dict[str, Callable]:
 
     if where.type != "cuda":
         return {"likelihood_ms": ours, "likelihood_torch_ms": theirs}
-    with graphs.stream(where):
+    with cuda_graph.stream(where):
         for _ in range(3):
             ours()
         loc.grad = rows.grad = None
@@ -125,9 +128,9 @@ def likelihoods(experiment: Experiment) -> dict[str, Callable]:
 
 def sampling_and_conditioning(experiment: Experiment) -> dict[str, Callable]:
     """A batch of codes, a decoder pass and a sample each; one distribution given some values."""
-    where, batch = training.device(), experiment.training.batch
+    where, batch = devices.device(), experiment.training.batch
     vae = VAE(experiment.data, experiment.network).to(where).eval()
-    vae.to(memory_format=training.memory_format(experiment.network))
+    vae.to(memory_format=models.memory_format(experiment.network))
     with torch.no_grad():
         p = vae.decode(vae.prior(1))[0]
     pixels = p.event_shape[0]
@@ -136,7 +139,7 @@ def sampling_and_conditioning(experiment: Experiment) -> dict[str, Callable]:
 
     @torch.no_grad()
     def sample() -> None:
-        with training.precision(where):
+        with devices.precision(where):
             vae.decode(vae.prior(batch)).rsample()
 
     return {"sampling_ms": sample, "conditioning_ms": lambda: p.condition(index, values)}
@@ -144,8 +147,8 @@ def sampling_and_conditioning(experiment: Experiment) -> dict[str, Callable]:
 
 def rates() -> tuple[float, float]:
     """Measured floating-point operations per second of a product and bytes per second of a copy."""
-    where = training.device()
-    fast = training.has_fast_bfloat16(where)
+    where = devices.device()
+    fast = devices.has_fast_bfloat16(where)
     side = 8192 if where.type == "cuda" else 2048
     a = torch.randn(side, side, device=where, dtype=torch.bfloat16 if fast else torch.float32)
     source = torch.empty(2**30 if where.type == "cuda" else 2**27, dtype=torch.uint8, device=where)
@@ -180,19 +183,19 @@ def ratio(result: dict, above: str, below: str) -> float | None:
 def measure(
     experiment: Experiment, repeats: int, flops: float, bandwidth: float, compiled: bool
 ) -> dict:
-    batch, data, where = experiment.training.batch, experiment.data, training.device()
+    batch, data, where = experiment.training.batch, experiment.data, devices.device()
     values = batch * data.channels * data.height * data.width * experiment.network.rank
     result: dict = {}
     kinds = ["ours", "plain"] + ["float32"] * (where.type == "cuda") + ["compiled"] * compiled
     for name in kinds:  # one after the other, not in turns: two need not fit the memory
-        with graphs.stream(where), refusing(name, result):
+        with cuda_graph.stream(where), refusing(name, result):
             call = step(experiment, name)
             if name == "ours":
                 with FlopCounterMode(display=False) as counter:
                     call()
                 result["step_floor_ms"] = 1e3 * counter.get_total_flops() / flops
             result[f"peak_gib_{name}"] = peak_gib(call)  # eager: a graph's own memory is not seen
-            for _ in range(1 + graphs.EAGER_STEPS if where.type == "cuda" else 1):
+            for _ in range(1 + cuda_graph.EAGER_STEPS if where.type == "cuda" else 1):
                 call()
             result |= medians({f"step_{name}_ms": call}, repeats)
         del call
@@ -215,7 +218,7 @@ def measure(
 
 def extraction() -> dict[str, float | None]:
     """Images per second from device memory through quantisation and the feature extractor."""
-    where = training.device()
+    where = devices.device()
     batch = torch.rand(evaluation.BATCH, 3, 218, 178, device=where)
     try:
         extract = evaluation.extractor("efficientnet-lite0")
@@ -253,7 +256,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    kind = training.device().type
+    kind = devices.device().type
     parser.add_argument("--sizes", nargs="+", default=SIZES[kind], help="height x width x channels")
     parser.add_argument("--ranks", nargs="+", type=int, default=RANKS[kind])
     parser.add_argument("--repeats", type=int, default=10)
@@ -262,7 +265,7 @@ def main() -> None:
     args = parser.parse_args()
     flops, bandwidth = rates()
     content = {
-        **models.machine(),
+        **store.machine(),
         "network": "paper" if kind == "cuda" else "demo",
         "tera_flops_of_a_product": flops / 1e12,
         "gigabytes_per_second_of_a_copy": bandwidth / 1e9,

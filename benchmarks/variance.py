@@ -18,7 +18,9 @@ import torch
 from joblib import Parallel, delayed
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sos import config, datasets, models, paths, training  # noqa: E402
+from sos import config, datasets, profiles
+from sos.system import paths
+from sos.training import loop, store  # noqa: E402
 
 CHUNK = 4000  # steps between looks at the clock
 KEPT = ("step", "variance", "rank_entropy_nats", "rank_entropy_multiplier", "squared_error",
@@ -33,7 +35,7 @@ def trained(experiment: config.Experiment, until: float) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         for stop in [*range(CHUNK, steps, CHUNK), steps]:
             part = replace(experiment, training=replace(schedule, steps=stop))
-            run = training.train(part, images, Path(folder, "checkpoint.pt"))
+            run = loop.train(part, images, Path(folder, "checkpoint.pt"))
             if run.stopped or time.time() > until:
                 break
     kept = [row for row in run.history if row["step"] % 100 == 0 or run.step < 1000]
@@ -52,7 +54,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=paths.ROOT / "benchmarks")
     chosen = parser.parse_args()
     until = time.time() + chosen.seconds
-    experiments = config.PROFILES["demo"].experiments
+    experiments = profiles.PROFILES["demo"].experiments
     names = [n.split("-")[1] for n in experiments if n.startswith("variance-")][:8]
     runs = {}
     for kind in chosen.only or names:
@@ -66,7 +68,7 @@ def main() -> None:
     images = datasets.load_split(next(iter(runs.values())).data, "train").images
     found = Parallel(n_jobs=chosen.jobs)(delayed(trained)(e, until) for e in runs.values())
     content = {
-        **models.machine(),
+        **store.machine(),
         "steps": chosen.steps,
         "data_variance": float((images / 255.0).var(0).mean()),
         "runs": dict(zip(runs, found, strict=True)),

@@ -8,10 +8,15 @@ import scipy.linalg
 import scipy.stats
 import torch
 
-from sos import bare, config, datasets, models, paths, training
-from sos.bare import BareNormal
+from sos import datasets, profiles
+from sos.analysis import pca
 from sos.config import Data, Experiment, Network, Objective, Training
-from sos.low_rank_normal import LowRankNormal
+from sos.distributions.low_rank_normal import LowRankNormal
+from sos.models import bare
+from sos.models.bare import BareNormal
+from sos.models.networks import DIAGONAL_FLOOR
+from sos.system import paths
+from sos.training import loop, store
 
 DATA = Data("faces", 6, 5, 1, train=400, validation=20, test=20)
 PIXELS, RANK, EPSILON = 30, 3, 1e-3
@@ -45,26 +50,26 @@ def experiment(network=None, objective=None, **settings):
 
 
 def trained(images, tmp_path, **kwargs):
-    return training.train(experiment(**kwargs), torch.from_numpy(images), tmp_path / "c.pt").vae
+    return loop.train(experiment(**kwargs), torch.from_numpy(images), tmp_path / "c.pt").vae
 
 
 @pytest.mark.parametrize("gain", [0.0, 0.05], ids=["plain", "span gradient"])
 def test_training_reaches_the_closed_form(images, tmp_path, gain):
     p = trained(images, tmp_path, span_gain=gain).distribution()
-    best = bare.spectrum(images, RANK).optimum(EPSILON)
+    best = pca.spectrum(images, RANK).optimum(EPSILON)
     gap = bare.log_density(best, images) - bare.log_density(p, images)
     assert 0 <= gap < 1e-3 * PIXELS
 
 
 def test_training_reaches_factor_analysis(images, tmp_path):
-    settings = {"warm_release": True, "steps": 3000, "batch": 400}
+    settings = {"init_covariance": True, "steps": 3000, "batch": 400}
     p = trained(images, tmp_path, network={"diagonal": None}, **settings).distribution()
-    best = bare.factor_analysis(images, RANK)
+    best = pca.factor_analysis(images, RANK)
     assert abs(bare.log_density(best, images) - bare.log_density(p, images)) < 2e-3 * PIXELS
 
 
 def test_training_ends_where_the_constraint_says(images, tmp_path):
-    exact = bare.spectrum(images, RANK)
+    exact = pca.spectrum(images, RANK)
     target = exact.rank_entropy(EPSILON) - 2.0
     constraint = {"rank_entropy_target": target, "entropy_damping": 10.0}
     p = trained(images, tmp_path, objective=constraint, span_gain=0.05).distribution()
@@ -75,7 +80,7 @@ def test_training_ends_where_the_constraint_says(images, tmp_path):
 
 @pytest.mark.parametrize("multiplier", [0.0, 3.0])
 def test_gradient_vanishes_at_the_optimum(images, flat, multiplier):
-    best = bare.spectrum(images, RANK).optimum(EPSILON, multiplier)
+    best = pca.spectrum(images, RANK).optimum(EPSILON, multiplier)
     loc, factor = (x.clone().requires_grad_() for x in (best.loc, best.cov_factor))
 
     def gradients(factor):
@@ -89,7 +94,7 @@ def test_gradient_vanishes_at_the_optimum(images, flat, multiplier):
 
 
 def test_spectrum_is_the_dense_one(images, flat):
-    exact = bare.spectrum(images, RANK)
+    exact = pca.spectrum(images, RANK)
     values, vectors = np.linalg.eigh(np.cov(flat.T, bias=True))
     np.testing.assert_allclose(exact.values, values[::-1][:RANK], rtol=1e-9)
     overlap = np.abs(exact.vectors.T.numpy() @ vectors[:, ::-1][:, :RANK])
@@ -102,7 +107,7 @@ def test_spectrum_is_the_dense_one(images, flat):
 
 
 def test_constrained_optima_have_what_is_promised(images):
-    exact = bare.spectrum(images, RANK)
+    exact = pca.spectrum(images, RANK)
     best = bare.log_density(exact.optimum(EPSILON), images)
     entropies = exact.rank_entropy(EPSILON) + torch.tensor([-2.0, 0.0, 0.5]).double()
     curve = exact.constrained(EPSILON, entropies)
@@ -116,14 +121,14 @@ def test_constrained_optima_have_what_is_promised(images):
 
 
 def test_best_epsilon_is_the_maximum(images):
-    exact = bare.spectrum(images, RANK)
+    exact = pca.spectrum(images, RANK)
     at = [exact.epsilon * factor for factor in (0.98, 1, 1.02)]
     below, best, above = (bare.log_density(exact.optimum(e), images) for e in at)
     assert below < best > above
 
 
 def test_log_density_is_the_dense_one(images, flat):
-    p = bare.spectrum(images, RANK).optimum(EPSILON)
+    p = pca.spectrum(images, RANK).optimum(EPSILON)
     cov = p.cov_factor @ p.cov_factor.mT + EPSILON * torch.eye(PIXELS)
     dense = scipy.stats.multivariate_normal(p.loc.numpy(), cov.numpy()).logpdf(flat).mean()
     assert bare.log_density(p, images) == pytest.approx(dense, abs=1e-8)
@@ -134,14 +139,14 @@ def test_angles_are_those_of_scipy(turn):
     stream = np.random.default_rng(1)
     one = stream.standard_normal((40, 4))
     other = one @ stream.standard_normal((4, 4)) + turn * stream.standard_normal((40, 4))
-    found = bare.principal_angles(torch.from_numpy(one), torch.from_numpy(other))
+    found = pca.principal_angles(torch.from_numpy(one), torch.from_numpy(other))
     expected = np.rad2deg(scipy.linalg.subspace_angles(one, other))[::-1]
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-13)
 
 
 def test_pca_samples_have_the_pca_covariance(images):
-    samples = bare.pca_samples(images, RANK, 20_000).double()
-    exact = bare.spectrum(images, RANK)
+    samples = pca.pca_samples(images, RANK, 20_000).double()
+    exact = pca.spectrum(images, RANK)
     values = torch.linalg.eigvalsh(samples.T.cov()).flip(0)
     np.testing.assert_allclose(values[:RANK], exact.values, rtol=0.05)
     assert values[RANK] < 1e-9
@@ -158,13 +163,13 @@ def test_terms_are_those_of_a_dense_normal(flat, diagonal, mean_only):
             model.log_variance.uniform_(-4, -2)
     x = torch.from_numpy(flat[:7]).float()
     terms = model.terms(x.view(7, 1, 6, 5), model.prior(7), mean_only)
-    variance = torch.full((PIXELS,), diagonal or bare.DIAGONAL_FLOOR)
+    variance = torch.full((PIXELS,), diagonal or DIAGONAL_FLOOR)
     if diagonal is None and not mean_only:
-        variance = model.log_variance.exp() + bare.DIAGONAL_FLOOR
+        variance = model.log_variance.exp() + DIAGONAL_FLOOR
     factor = model.factor.T if not mean_only else model.factor.T[:, :0]
     cov = (factor @ factor.T + variance.diag()).double()
     dense = torch.distributions.MultivariateNormal(model.mean.double(), cov)
-    floor = PIXELS * np.log(2 * np.pi * np.e * (diagonal or bare.DIAGONAL_FLOOR)) / 2
+    floor = PIXELS * np.log(2 * np.pi * np.e * (diagonal or DIAGONAL_FLOOR)) / 2
     expected = -dense.log_prob(x.double()).mean().item()
     assert terms.nll_nats.item() == pytest.approx(expected, rel=1e-5)
     entropy = dense.entropy().item() - floor
@@ -185,19 +190,19 @@ def test_one_distribution_for_every_code():
 def test_what_makes_no_sense_is_refused(images, tmp_path):
     with pytest.raises(ValueError, match="neighbourhood"):
         BareNormal(DATA, Network(width=0, latent=0, neighbourhood=5))
-    with pytest.raises(ValueError, match="warm_release"):
-        trained(images, tmp_path, warm_release=True)
+    with pytest.raises(ValueError, match="init_covariance"):
+        trained(images, tmp_path, init_covariance=True)
     with pytest.raises(ValueError, match="span_gain"):
         trained(images, tmp_path, network={"diagonal": None}, span_gain=0.1)
 
 
 def test_saved_and_loaded_without_rounding(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "CACHE", tmp_path / "models")
+    monkeypatch.setattr(store, "CACHE", tmp_path / "models")
     monkeypatch.setattr(paths, "CACHE", tmp_path)
     split = datasets.Split(images)
     monkeypatch.setattr(datasets, "load_split", lambda data, name: split)
-    model = models.load_or_train(experiment(steps=60))
-    again = models.load_or_train(experiment(steps=60))
+    model = store.load_or_train(experiment(steps=60))
+    again = store.load_or_train(experiment(steps=60))
     assert torch.equal(model.vae.factor, again.vae.factor)
     assert model.vae.factor.dtype == torch.float32
     row = model.history[-1]
@@ -208,16 +213,16 @@ def test_saved_and_loaded_without_rounding(images, tmp_path, monkeypatch):
 # The ablation of notebook 07.
 
 FIELDS = {
-    "D": "network.diagonal",
-    "H": "objective.rank_entropy_target",
-    "P": "training.pretraining",
+    "fixed": "network.diagonal",
+    "constrained": "objective.rank_entropy_target",
+    "pretrained": "training.pretraining",
 }
 DERIVED = {
-    ("DHP", "gentle"): "training.decay",
-    ("P", "gentleP"): "training.decay",
-    ("gentle", "half"): "objective.rank_entropy_factor",
-    ("gentle", "double"): "objective.rank_entropy_factor",
-    ("half", "halfundamped"): "objective.entropy_damping",
+    ("fixed-constrained-pretrained", "scheduled"): "training.decay",
+    ("pretrained", "pretrained-scheduled"): "training.decay",
+    ("scheduled", "half-target"): "objective.rank_entropy_factor",
+    ("scheduled", "double-target"): "objective.rank_entropy_factor",
+    ("half-target", "half-target-undamped"): "objective.entropy_damping",
 }
 
 
@@ -232,15 +237,16 @@ def differences(one: Experiment, other: Experiment) -> set[str]:
     return {name for name, a, b in pairs if a != b}
 
 
-@pytest.mark.parametrize("profile", config.PROFILES)
+@pytest.mark.parametrize("profile", profiles.PROFILES)
 def test_trainings_differ_in_the_named_switch_alone(profile):
-    experiments = config.PROFILES[profile].experiments
-    found = {n.split("-")[1]: e for n, e in experiments.items() if n.startswith("variance-")}
-    flags = {n: set(n if n != "none" else "") for n in list(found)[:8]}
-    assert len({frozenset(letters) for letters in flags.values()}) == 8
-    for one, letters in flags.items():
-        for other, others in flags.items():
-            expected = {FIELDS[letter] for letter in letters ^ others}
+    experiments = profiles.PROFILES[profile].experiments
+    prefix = "variance-"
+    found = {n.removeprefix(prefix): e for n, e in experiments.items() if n.startswith(prefix)}
+    remedies = {n: set(n.split("-")) - {"none"} for n in list(found)[:8]}
+    assert len({frozenset(words) for words in remedies.values()}) == 8
+    for one, words in remedies.items():
+        for other, others in remedies.items():
+            expected = {FIELDS[word] for word in words ^ others}
             assert differences(found[one], found[other]) == expected
     for (one, other), field in DERIVED.items():
         assert differences(found[one], found[other]) == {field}
@@ -255,17 +261,17 @@ def exploding(learning_rate=30.0, **settings):
 
 @pytest.mark.parametrize("rate", [30.0, 1e12], ids=["variance", "not finite"])
 def test_explosions_are_results(images, tmp_path, monkeypatch, rate):
-    monkeypatch.setattr(models, "CACHE", tmp_path / "models")
+    monkeypatch.setattr(store, "CACHE", tmp_path / "models")
     split = datasets.Split(images)
     monkeypatch.setattr(datasets, "load_split", lambda data, name: split)
     e = exploding(rate, stop_at_variance=0.3)
-    model = models.load_or_train(e)
+    model = store.load_or_train(e)
     assert model.meta["stopped"] is not None
     assert len(model.history) < 20
     assert all(p.isfinite().all() for p in model.vae.parameters())
-    assert models.load_or_train(e).meta == model.meta
+    assert store.load_or_train(e).meta == model.meta
 
 
 def test_without_a_limit_explosions_are_errors(images, tmp_path):
     with pytest.raises(FloatingPointError, match="finite"):
-        training.train(exploding(1e12), torch.from_numpy(images), tmp_path / "c.pt")
+        loop.train(exploding(1e12), torch.from_numpy(images), tmp_path / "c.pt")

@@ -20,8 +20,9 @@ import torch
 from jupyter_client import BlockingKernelClient
 from nbformat import v4
 
-from sos import editing, paths
-from sos.low_rank_normal import LowRankNormal
+from sos.analysis import editing
+from sos.distributions.low_rank_normal import LowRankNormal
+from sos.system import paths
 from sos.widgets import Editor, export_page
 
 pytestmark = pytest.mark.skipif(

@@ -12,9 +12,9 @@ import playwright
 import pytest
 import torch
 
-from sos import editing
-from sos.interpolation import bilinear_at
-from sos.low_rank_normal import LowRankNormal, slerp
+from sos.analysis import editing
+from sos.analysis.interpolation import bilinear_at, slerp
+from sos.distributions.low_rank_normal import LowRankNormal
 from sos.widgets.surface import MODULE, Editor, arrays, gaussians
 
 NODE = Path(playwright.__file__).parent / "driver" / "node"

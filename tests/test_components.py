@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sos.components import sweep, sweep_values
-from sos.low_rank_normal import LowRankNormal
+from sos.analysis.components import sweep, sweep_values
+from sos.distributions.low_rank_normal import LowRankNormal
 
 
 @pytest.mark.parametrize("others", [1.0, 0.0, 0.03])

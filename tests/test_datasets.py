@@ -13,9 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sos import datasets, paths
+from sos import datasets
 from sos.config import Data
 from sos.datasets import faces, files, folder
+from sos.system import paths
 
 SPLITS = ("train", "validation", "test")
 
@@ -116,10 +117,10 @@ def test_channels_that_the_simulator_lacks_are_refused(name, channels):
 def test_the_identity_of_a_split_names_what_determines_it(field):
     changed = {"name": "brains", "height": 17, "width": 21, "channels": 3, "train": 8}[field]
     gray = {"channels": 1}
-    name = datasets.identity(data(**gray), "train")
-    assert datasets.identity(data(**gray | {field: changed}), "train") != name
-    assert datasets.identity(data(**gray, test=99), "train") == name
-    assert datasets.identity(data(**gray), "test") != name
+    name = datasets.cache_key(data(**gray), "train")
+    assert datasets.cache_key(data(**gray | {field: changed}), "train") != name
+    assert datasets.cache_key(data(**gray, test=99), "train") == name
+    assert datasets.cache_key(data(**gray), "test") != name
 
 
 # ---------------------------------------------------------------------------- the cache
@@ -139,7 +140,7 @@ def test_nothing_but_the_splits_stays_behind(simulated, cache):
     assert not any(datasets.is_cached(data(), split) for split in SPLITS)
     datasets.load(data())
     assert all(datasets.is_cached(data(), split) for split in SPLITS)
-    names = {datasets.identity(data(), split) for split in SPLITS}
+    names = {datasets.cache_key(data(), split) for split in SPLITS}
     assert {entry.name for entry in (cache / "images").iterdir()} == names
 
 
@@ -432,10 +433,10 @@ def test_any_damaged_file_is_read_or_named(tmp_path_factory, suffix, cut, choice
 
 
 @pytest.mark.parametrize("edit", ["added", "removed", "renamed", "rewritten"])
-def test_the_fingerprint_changes_with_the_files(album, edit):
+def test_the_cache_key_changes_with_the_files(album, edit):
     picture(9, 9).save(album / "more" / "spare.png")  # so that one can go
-    before = folder.fingerprint(own(album), "train")
-    assert folder.fingerprint(own(album), "train") == before
+    before = folder.cache_key(own(album), "train")
+    assert folder.cache_key(own(album), "train") == before
     file = folder.files(own(album), "train")[0]
     if edit == "added":
         picture(9, 9).save(album / "another.png")
@@ -446,7 +447,7 @@ def test_the_fingerprint_changes_with_the_files(album, edit):
     else:
         rewrite(file)
     folder.survey.cache_clear()  # as in the next process
-    assert folder.fingerprint(own(album), "train") != before
+    assert folder.cache_key(own(album), "train") != before
 
 
 def rewrite(file):
@@ -458,23 +459,23 @@ def rewrite(file):
 
 
 def test_a_folder_that_moves_or_is_touched_stays_the_same(album, tmp_path):
-    before = folder.fingerprint(own(album), "train")
+    before = folder.cache_key(own(album), "train")
     os.utime(folder.files(own(album), "train")[0], ns=(0, 1))
-    assert folder.fingerprint(own(album), "train") == before
+    assert folder.cache_key(own(album), "train") == before
     moved = album.rename(tmp_path / "elsewhere")
-    assert folder.fingerprint(own(moved), "train") == before
+    assert folder.cache_key(own(moved), "train") == before
     for memory in (paths.CACHE / "digests").glob("*"):
         memory.write_text("[damaged")
     files._remembered.cache_clear()
-    assert folder.fingerprint(own(moved), "train") == before
+    assert folder.cache_key(own(moved), "train") == before
 
 
 def test_only_new_files_are_read_again(album, monkeypatch):
-    folder.fingerprint(own(album), "train")
+    folder.cache_key(own(album), "train")
     file, read = folder.files(own(album), "train")[0], []
     rewrite(file)
     monkeypatch.setattr(files, "_digest", lambda file: read.append(file) or "other")
-    folder.fingerprint(own(album), "train")
+    folder.cache_key(own(album), "train")
     assert read == [file]
 
 

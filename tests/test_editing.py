@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sos import editing
-from sos.low_rank_normal import LowRankNormal
+from sos.analysis import editing
+from sos.distributions.low_rank_normal import LowRankNormal
 
 # name: (channels, height, width), rank, diagonal per value
 CASES = {

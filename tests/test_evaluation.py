@@ -6,9 +6,12 @@ import pytest
 import torch
 from torchvision.io import read_image
 
-from sos import datasets, evaluation, models, paths
+from sos import datasets
+from sos.analysis import evaluation, sampling
 from sos.config import Data, Evaluation, Experiment, Network, Objective, Training
-from sos.vae import VAE
+from sos.models.vae import VAE
+from sos.system import paths
+from sos.training import store
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def sparse(tmp_path, monkeypatch):
         torch.nn.init.normal_(part.weight, std=0.2)
     torch.nn.init.constant_(vae.head.precision.bias, 0.5)
     experiment = Experiment("gray-dorta", data, network, Objective(3.0), Training(1, 0))
-    return models.Model(experiment, vae, [], {"weights_sha256": "0"}, Path())
+    return store.Model(experiment, vae, [], {"weights_sha256": "0"}, Path())
 
 
 def test_sampled_variances_are_the_exact_ones_on_average(sparse, monkeypatch):
@@ -43,8 +46,8 @@ def test_held_out_terms_of_a_sparse_model_say_nothing_of_a_span(sparse, monkeypa
 
 
 def test_residuals_of_samples_and_of_data_have_the_shape_of_images(sparse):
-    assert evaluation.sampled_residuals(sparse, 6).shape == (6, 1, 16, 16)
-    assert evaluation.data_residuals(sparse, 4).shape == (4, 1, 16, 16)
+    assert sampling.sampled_residuals(sparse, 6).shape == (6, 1, 16, 16)
+    assert sampling.data_residuals(sparse, 4).shape == (4, 1, 16, 16)
 
 
 def test_local_and_global_tells_coarse_from_fine():

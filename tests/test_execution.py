@@ -15,7 +15,8 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from sos import execute, paths, run
+from sos.run import execute, options, runner
+from sos.system import paths
 
 HOSTILE = {
     "MPLBACKEND": "Agg",
@@ -110,9 +111,9 @@ def test_one_notebook_without_room_leaves_the_others(monkeypatch, tmp_path, caps
             raise full
         return "done", 0.0, []
 
-    monkeypatch.setattr(run, "execute", execute_)
-    monkeypatch.setattr(run, "prepare_models", lambda chosen, finished: {})
-    status = run.work(run.arguments(["--profile", "smoke", "--only", "00", "--only", "03"]))
+    monkeypatch.setattr(runner, "execute", execute_)
+    monkeypatch.setattr(runner, "prepare_models", lambda chosen, finished: {})
+    status = runner.work(options.arguments(["--profile", "smoke", "--only", "00", "--only", "03"]))
     shown = capsys.readouterr().out
     assert status == 1 and "03_interpolation: FAILED: [Errno 28] No space left" in shown
     assert "00_start_here              done" in shown
@@ -262,5 +263,5 @@ def test_names_that_no_notebook_can_hold_are_refused(tmp_path, capsys):
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
     os.mkdir(folder)
     with pytest.raises(SystemExit):
-        run.arguments(["--faces", folder])
+        options.arguments(["--faces", folder])
     assert "not UTF-8" in capsys.readouterr().err

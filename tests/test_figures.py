@@ -10,7 +10,8 @@ from matplotlib import pyplot as plt
 from matplotlib.testing.compare import ImageComparisonFailure, compare_images
 from PIL import Image
 
-from sos import paths, plots
+from sos.figures import plots
+from sos.system import paths
 
 COMMITTED = paths.ROOT / "figures" / "demo"
 WHOLE = 2.0  # RMS over a whole figure, of 255

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sos import config, graphs, training
+from sos import profiles
+from sos.training import cuda_graph, loop
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -13,26 +14,26 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 def values(steps: int) -> tuple[list, dict]:
     """Terms and multipliers of each step through pre-training and release, and the graphs."""
     where = torch.device("cuda")
-    e = config.PROFILES["smoke"].experiments["faces-sos"]
+    e = profiles.PROFILES["smoke"].experiments["faces-sos"]
     e = replace(e, objective=replace(e.objective, rank_entropy_target=30.0))
     images = torch.randint(0, 256, (100, 3, 32, 32), dtype=torch.uint8).to(where)
     rows = []
-    with graphs.stream(where):
-        run = training.Run(e, images, where)
+    with cuda_graph.stream(where):
+        run = loop.Run(e, images, where)
         run.vae.train()
         for step in range(steps):
-            terms = run.optimise(training.batch(images, step, e.training), step < 20)
+            terms = run.training_step(loop.batch(images, step, e.training), step < 20)
             row = [t.item() for t in vars(terms).values()]
             rows.append([*row, run.kl.multiplier.item(), run.rank_entropy.multiplier.item()])
-    return rows, run.graphs
+    return rows, run._captured.phases
 
 
 def test_captured_steps_are_the_eager_ones(monkeypatch):
     torch.manual_seed(0)
     captured, found = values(35)
-    assert isinstance(found[False], graphs.Captured)
+    assert isinstance(found[False], cuda_graph.Captured)
     torch.manual_seed(0)
-    monkeypatch.setattr(graphs, "EAGER_STEPS", 1000)
+    monkeypatch.setattr(cuda_graph, "EAGER_STEPS", 1000)
     eager, found = values(35)
     assert found[False] == 15
     for one, other in zip(captured, eager, strict=True):

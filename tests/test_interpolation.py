@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from sos import config, interpolation
-from sos.low_rank_normal import LowRankNormal
-from sos.vae import VAE
+from sos import profiles
+from sos.analysis import interpolation
+from sos.distributions.low_rank_normal import LowRankNormal
+from sos.models.vae import VAE
 
 
 def corners(rank=6, seed=0):
@@ -60,7 +61,7 @@ def test_bad_corners_are_refused(shape, steps):
 
 @pytest.fixture(scope="module")
 def vae():
-    e = config.profile("smoke").experiments["faces-sos"]
+    e = profiles.profile("smoke").experiments["faces-sos"]
     torch.manual_seed(0)
     made = VAE(e.data, e.network).eval().requires_grad_(False)
     made.head.mean.weight *= 1e4  # untrained heads give one and the same image

@@ -16,7 +16,8 @@ from torch.distributions import (
     kl_divergence,
 )
 
-from sos.low_rank_normal import LowRankNormal, slerp
+from sos.analysis.interpolation import slerp
+from sos.distributions.low_rank_normal import LowRankNormal
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -163,20 +164,20 @@ def test_only_the_gradients_asked_for_and_in_the_factors_layout():
 
 
 def test_blocks_do_not_change_the_result(monkeypatch):
-    from sos import low_rank_normal
+    from sos.distributions import low_rank_normal
 
     loc, factor, _ = torch.randn(5, 101), torch.randn(5, 3, 101).mT, None
     value = torch.randn(5, 101)
     diag = torch.rand(5, 101) + 0.1
     results = []
     for block, width in [(2**19, 1024), (64, 7), (2000, 16), (1, 1)]:
-        monkeypatch.setattr(low_rank_normal, "CPU_BLOCK", block)
-        monkeypatch.setattr(low_rank_normal, "WIDTH", width)
+        monkeypatch.setattr(low_rank_normal, "CPU_BUDGET", block)
+        monkeypatch.setattr(low_rank_normal, "CHUNK", width)
         inputs = [x.double().requires_grad_() for x in (loc, factor, diag, value)]
         p = LowRankNormal(*inputs[:3])
         log_prob, rank_entropy = p.log_prob_and_rank_entropy(inputs[3])
         gradients = torch.autograd.grad((log_prob + rank_entropy).sum(), inputs)
-        results.append([log_prob, rank_entropy, p.pixel_influence, *gradients])
+        results.append([log_prob, rank_entropy, *gradients])
     for other in results[1:]:
         for a, b in zip(other, results[0], strict=True):
             close(a, b, 1e-12)
@@ -394,12 +395,11 @@ def test_items_of_a_batch_are_the_distributions_in_it(name):
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_covariance_rows_and_influence_match_dense(name):
+def test_covariance_rows_match_dense(name):
     p = LowRankNormal(*make(name))
     sigma = covariance(p)
     for index in (0, -1):
         close(p.covariance_row(index), sigma[..., index, :])
-    close(p.pixel_influence, sigma.square().sum(-1))
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -468,7 +468,6 @@ def test_conditioning_matches_dense(name, noise):
     close(covariance(q), sigma)
     close(q.variance, sigma.diagonal(dim1=-2, dim2=-1))
     close(q.covariance_row(1 % p.event_shape[0]), sigma[..., 1 % p.event_shape[0], :])
-    close(q.pixel_influence, sigma.square().sum(-1))
     if isinstance(noise, torch.Tensor):
         return
     if noise is None:
@@ -795,7 +794,7 @@ def test_results_have_the_parameters_dtype_whatever_torchs_default(dtype, defaul
         p = LowRankNormal(*(x.to(dtype) for x in make("batch")))
         parts = p.principal_components()
         found = [parts.directions, parts.scales, p.scale_components([1, 0]).cov_factor, p.sample()]
-        found += [p.condition([1], 0.5).mean, p.covariance_row(2), p.variance, p.pixel_influence]
+        found += [p.condition([1], 0.5).mean, p.covariance_row(2), p.variance]
     finally:
         torch.set_default_dtype(before)
     assert {x.dtype for x in found} == {dtype}

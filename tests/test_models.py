@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from sos import datasets, models, paths, prepare, training
+from sos import datasets, models
 from sos.config import Data, Evaluation, Experiment, Network, Objective, Training
+from sos.run import prepare
+from sos.system import devices, paths
+from sos.training import loop, store, watch
 
 SIZE = 12
 
@@ -45,15 +48,14 @@ def simulator(version=1):
 def home(tmp_path, monkeypatch):
     """Empty folders for cached and released models, and trainings that are quick and alike."""
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(paths, "SHIPPED", tmp_path / "shipped")
-    monkeypatch.setattr(models, "CACHE", tmp_path / "cache" / "models")
+    monkeypatch.setattr(paths, "RELEASED", tmp_path / "released")
+    monkeypatch.setattr(store, "CACHE", tmp_path / "cache" / "models")
     monkeypatch.setitem(datasets.SIMULATORS, "faces", simulator())
     monkeypatch.setattr(datasets, "cpu_count", lambda: 1)
     monkeypatch.setattr(datasets, "tqdm", partial(datasets.tqdm, disable=True))
-    monkeypatch.setattr(training, "tqdm", partial(training.tqdm, disable=True))
-    monkeypatch.setattr(training, "device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(training, "has_fast_bfloat16", lambda where: False)
-    monkeypatch.setattr(training, "LOG_EVERY", 2)
+    monkeypatch.setattr(devices, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(devices, "has_fast_bfloat16", lambda device: False)
+    monkeypatch.setattr(watch, "LOG_EVERY", 2)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
     return tmp_path
 
@@ -61,19 +63,19 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def runs(monkeypatch):
     """The trainings that took place, in order."""
-    done, original = [], training.train
+    done, original = [], loop.train
 
     def train(*args, **kwargs):
         done.append(original(*args, **kwargs))
         return done[-1]
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(loop, "train", train)
     return done
 
 
 def ship(model):
     """Moves a cached model among the released ones."""
-    shutil.move(model.folder, paths.SHIPPED / model.folder.name)
+    shutil.move(model.folder, paths.RELEASED / model.folder.name)
 
 
 # ---------------------------------------------------------------------------- names
@@ -99,35 +101,35 @@ DATA = [("data", name) for name in ("height", "width", "channels", "train")]
 def test_every_setting_that_determines_the_weights_changes_the_name(section, field):
     value = getattr(getattr(experiment(), section), field)
     changed = experiment(**{section: {field: other(value)}})
-    assert models.identity(changed) != models.identity(experiment())
+    assert store.cache_key(changed) != store.cache_key(experiment())
 
 
 def test_name_data_and_code_version_change_the_name(monkeypatch):
-    names = {models.identity(experiment()), models.identity(experiment(name="other"))}
-    names.add(models.identity(experiment(data={"name": "brains"})))
+    names = {store.cache_key(experiment()), store.cache_key(experiment(name="other"))}
+    names.add(store.cache_key(experiment(data={"name": "brains"})))
     with monkeypatch.context() as patch:
-        patch.setattr(training, "VERSION", training.VERSION + 1)
-        names.add(models.identity(experiment()))
+        patch.setattr(loop, "VERSION", loop.VERSION + 1)
+        names.add(store.cache_key(experiment()))
     monkeypatch.setitem(datasets.SIMULATORS, "faces", simulator(version=2))
-    names.add(models.identity(experiment()))
+    names.add(store.cache_key(experiment()))
     assert len(names) == 5
 
 
 @pytest.mark.parametrize("change", [{"validation": 99}, {"test": 99}, {"folder": "elsewhere"}])
 def test_settings_that_training_never_sees_keep_the_name(change):
-    assert models.identity(experiment(data=change)) == models.identity(experiment())
+    assert store.cache_key(experiment(data=change)) == store.cache_key(experiment())
 
 
 def test_names_are_readable():
-    assert re.fullmatch(r"tiny-[0-9a-f]{12}", models.identity(experiment()))
+    assert re.fullmatch(r"tiny-[0-9a-f]{12}", store.cache_key(experiment()))
 
 
 # ---------------------------------------------------------------------------- train or load
 
 
 def test_the_first_call_trains_and_the_second_loads(runs):
-    first = models.load_or_train(experiment())
-    second = models.load_or_train(experiment())
+    first = store.load_or_train(experiment())
+    second = store.load_or_train(experiment())
     assert len(runs) == 1 and runs[0].step == 6
     assert first.folder == second.folder and first.meta == second.meta
     for name, value in first.vae.state_dict().items():
@@ -136,43 +138,43 @@ def test_the_first_call_trains_and_the_second_loads(runs):
 
 def test_another_experiment_is_another_training(runs):
     for seed in range(2):
-        models.load_or_train(experiment(training={"seed": seed}))
+        store.load_or_train(experiment(training={"seed": seed}))
     assert len(runs) == 2
 
 
 def test_released_weights_are_used_unless_training_is_asked_for(runs):
-    ship(models.load_or_train(experiment()))
-    assert models.load_or_train(experiment(), "shipped").folder.parent == paths.SHIPPED
+    ship(store.load_or_train(experiment()))
+    assert store.load_or_train(experiment(), "released").folder.parent == paths.RELEASED
     assert len(runs) == 1
-    trained = models.load_or_train(experiment(), "train")
+    trained = store.load_or_train(experiment(), "train")
     assert len(runs) == 2 and paths.CACHE in trained.folder.parents
-    models.load_or_train(experiment(), "train")
+    store.load_or_train(experiment(), "train")
     assert len(runs) == 2
-    assert models.load_or_train(experiment(), "shipped").folder.parent == paths.SHIPPED
+    assert store.load_or_train(experiment(), "released").folder.parent == paths.RELEASED
 
 
 def test_fresh_trains_again_and_takes_the_cached_ones_place(runs):
-    cached = models.load_or_train(experiment())
-    fresh = models.load_or_train(experiment(), "fresh")
+    cached = store.load_or_train(experiment())
+    fresh = store.load_or_train(experiment(), "fresh")
     assert len(runs) == 2 and fresh.folder == cached.folder
     assert fresh.meta["weights_sha256"] == cached.meta["weights_sha256"]  # the same training
 
 
 def test_a_fresh_training_that_could_not_be_saved_is_not_trained_again(monkeypatch, runs):
-    models.load_or_train(experiment())
+    store.load_or_train(experiment())
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(watch, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(watch, "CHECKPOINT_SECONDS", 0)
     with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
-        patch.setattr(models, "save_file", full)
-        models.load_or_train(experiment(), "fresh")
-    assert models.steps_done(experiment(), "fresh") == experiment().training.steps
+        patch.setattr(store, "save_file", full)
+        store.load_or_train(experiment(), "fresh")
+    assert store.steps_done(experiment(), "fresh") == experiment().training.steps
     with monkeypatch.context() as patch:
-        patch.setattr(training.Run, "optimise", None)
-        models.load_or_train(experiment(), "fresh")
+        patch.setattr(loop.Run, "training_step", None)
+        store.load_or_train(experiment(), "fresh")
 
 
 def test_a_data_set_that_cannot_be_read_stops_no_other(monkeypatch):
@@ -191,20 +193,20 @@ def test_a_data_set_that_cannot_be_read_stops_no_other(monkeypatch):
     other = experiment(name="other", data={"name": "brains"})
     errors = prepare.prepare_all([experiment(), other], "train", Evaluation(images=4))
     assert list(errors) == ["other"] and "no picture" in str(errors["other"])
-    assert models.find(experiment(), "train")
+    assert store.find(experiment(), "train")
 
 
 def test_unknown_kind_of_weights_is_named():
-    with pytest.raises(ValueError, match="'best'.*shipped.*train"):
-        models.load_or_train(experiment(), "best")
+    with pytest.raises(ValueError, match="'best'.*released.*train"):
+        store.load_or_train(experiment(), "best")
 
 
 def test_an_interrupted_training_goes_on(monkeypatch, runs):
-    whole = models.load_or_train(experiment())
+    whole = store.load_or_train(experiment())
     shutil.rmtree(whole.folder)
-    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 2)
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    original, calls = training.VAE.terms, iter(range(6))
+    monkeypatch.setattr(watch, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(watch, "CHECKPOINT_SECONDS", 0)
+    original, calls = models.VAE.terms, iter(range(6))
 
     def terms(self, *args, **kwargs):
         if next(calls) == 5:
@@ -212,21 +214,21 @@ def test_an_interrupted_training_goes_on(monkeypatch, runs):
         return original(self, *args, **kwargs)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training.VAE, "terms", terms)
-        models.load_or_train(experiment())
-    assert models.find(experiment()) is None
-    assert models.steps_done(experiment(), "train") == 4
-    resumed = models.load_or_train(experiment())
+        patch.setattr(models.VAE, "terms", terms)
+        store.load_or_train(experiment())
+    assert store.find(experiment()) is None
+    assert store.steps_done(experiment(), "train") == 4
+    resumed = store.load_or_train(experiment())
     assert resumed.meta["weights_sha256"] == whole.meta["weights_sha256"]
     assert resumed.history == whole.history
-    assert models.steps_done(experiment(), "train") == 0
+    assert store.steps_done(experiment(), "train") == 0
 
 
 # ---------------------------------------------------------------------------- what is kept
 
 
 def test_the_loaded_model_is_the_trained_one_in_half_precision(runs):
-    model = models.load_or_train(experiment())
+    model = store.load_or_train(experiment())
     (run,) = runs
     loaded, parameters = model.vae.state_dict(), dict(run.vae.named_parameters())
     for name, value in run.vae.state_dict().items():
@@ -240,7 +242,7 @@ def test_the_loaded_model_is_the_trained_one_in_half_precision(runs):
 
 
 def test_loaded_models_predict_and_do_not_train():
-    model = models.load_or_train(experiment())
+    model = store.load_or_train(experiment())
     assert not model.vae.training
     assert not any(p.requires_grad for p in model.vae.parameters())
     x = torch.rand(2, 1, SIZE, SIZE)
@@ -248,39 +250,39 @@ def test_loaded_models_predict_and_do_not_train():
 
 
 def test_history_and_record_are_complete(runs):
-    model = models.load_or_train(experiment())
+    model = store.load_or_train(experiment())
     (run,) = runs
     assert model.history == run.history
     assert [row["step"] for row in model.history] == [2, 4, 6]
     meta = json.loads((model.folder / "meta.json").read_text())
     assert meta == model.meta
     assert meta["experiment"] == dataclasses.asdict(experiment())
-    assert meta["data"] == datasets.identity(experiment().data, "train")
-    assert meta["training_version"] == training.VERSION
+    assert meta["data"] == datasets.cache_key(experiment().data, "train")
+    assert meta["training_version"] == loop.VERSION
     assert meta["weights_sha256"] == datasets.digest(model.folder / "weights.safetensors")
     assert meta["seconds"] >= 0 and meta["torch"] == torch.__version__
     assert meta["threads"] == torch.get_num_threads() and meta["device"]
-    assert models.recorded_seconds(experiment()) == meta["seconds"]
+    assert store.recorded_seconds(experiment()) == meta["seconds"]
 
 
 def test_nothing_but_the_finished_model_stays_behind():
-    folder = models.load_or_train(experiment()).folder
+    folder = store.load_or_train(experiment()).folder
     assert list(folder.parent.iterdir()) == [folder]
     names = {"meta.json", "history.jsonl", "weights.safetensors"}
     assert {file.name for file in folder.iterdir()} == names
 
 
-@pytest.mark.parametrize("shipped", [True, False])
+@pytest.mark.parametrize("released", [True, False])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
-def test_damaged_weights_are_refused_by_name(runs, damage, shipped):
-    model = models.load_or_train(experiment())
-    if shipped:
+def test_damaged_weights_are_refused_by_name(runs, damage, released):
+    model = store.load_or_train(experiment())
+    if released:
         ship(model)
-    folder = models.find(experiment())
+    folder = store.find(experiment())
     file = folder / "weights.safetensors"
     content = bytearray(file.read_bytes())
     content[-10] ^= 1
     file.write_bytes({"flip": content, "truncate": content[:-1], "empty": b""}[damage])
     with pytest.raises(ValueError, match=re.escape(str(folder))):
-        models.load_or_train(experiment())
+        store.load_or_train(experiment())
     assert len(runs) == 1

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sos import networks
 from sos.config import Data, Network
-from sos.networks import DIAGONAL_FLOOR, Residual, ResidualUp, pyramid
-from sos.sparse_precision_normal import SparsePrecisionNormal
-from sos.vae import VAE
+from sos.distributions.sparse_precision_normal import SparsePrecisionNormal
+from sos.models import networks
+from sos.models.networks import DIAGONAL_FLOOR, Residual, ResidualUp, pyramid
+from sos.models.vae import VAE
 
 # Settings beyond the paper's that must keep every shape.
-VARIANTS = [{}, {"template": True}, {"smooth_skip": True}, {"head_width": 5}]
+VARIANTS = [{}, {"learned_constant": True}, {"nearest_skip": True}, {"head_width": 5}]
 
 
 def model(height, width_px, channels=1, **network):
@@ -169,7 +169,7 @@ def test_any_image_size_comes_back_at_its_own_size(size, rank, diagonal, variant
 @pytest.mark.parametrize("size", [(7, 5), (16, 16)])
 def test_the_template_is_one_more_coarse_image_per_latent(size):
     rows, columns = pyramid(*size)[-1]
-    plain, with_template = model(*size), model(*size, template=True)
+    plain, with_template = model(*size), model(*size, learned_constant=True)
     assert parameters(with_template) - parameters(plain) == plain.latent * rows * columns
 
 

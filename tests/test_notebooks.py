@@ -8,8 +8,9 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from sos import paths, run
-from sos.notebooks import WIDGET, main, normalised
+from sos.run import catalogue
+from sos.run.notebooks import WIDGET, main, normalised
+from sos.system import paths
 
 FILES = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 LONGEST_CELL = 20  # lines
@@ -51,7 +52,7 @@ def literals(source: str) -> dict:
 
 
 def test_runner_lists_every_notebook():
-    assert [file.stem for file in FILES] == [notebook.name for notebook in run.NOTEBOOKS]
+    assert [file.stem for file in FILES] == [notebook.name for notebook in catalogue.NOTEBOOKS]
 
 
 def test_valid(notebook):
@@ -95,7 +96,7 @@ def test_size(file):
 def test_one_cell_of_parameters(notebook):
     tagged = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", ())]
     assert len(tagged) == 1
-    assert literals(tagged[0].source) == {"profile": "demo", "weights": "shipped", "images": None}
+    assert literals(tagged[0].source) == {"profile": "demo", "weights": "released", "images": None}
 
 
 def test_kernel(notebook):

@@ -10,7 +10,7 @@ import torch
 from test_training import plain_float32
 from torch import nn
 
-from sos import parallel
+from sos.system import distributed
 
 
 def launch(*arguments, processes=2):
@@ -94,7 +94,11 @@ def test_statistics_are_of_all_images(found):
 def test_one_process_is_no_group(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     x = torch.arange(6.0)
-    with parallel.joined(), parallel.first():
-        assert (parallel.world_size(), parallel.rank(), parallel.is_first()) == (1, 0, True)
-        assert torch.equal(parallel.share(x), x)
-        assert parallel.agreed("here") == "here" and parallel.gathered(1) == [1]
+    with distributed.process_group(), distributed.main_process_first():
+        assert (
+            distributed.world_size(),
+            distributed.process_index(),
+            distributed.is_main_process(),
+        ) == (1, 0, True)
+        assert torch.equal(distributed.shard(x), x)
+        assert distributed.broadcast("here") == "here" and distributed.all_gather(1) == [1]

@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sos import config, datasets, models, paths, plan, run
+from sos import datasets, profiles
 from sos.config import Data
+from sos.run import options, plan, runner
+from sos.system import paths
+from sos.training import store
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(models, "CACHE", tmp_path / "cache" / "models")
+    monkeypatch.setattr(store, "CACHE", tmp_path / "cache" / "models")
     return tmp_path
 
 
@@ -35,14 +38,14 @@ def album(tmp_path):
     return place
 
 
-@pytest.mark.parametrize("profile", config.PROFILES)
+@pytest.mark.parametrize("profile", profiles.PROFILES)
 def test_every_training_has_words_of_its_own(profile):
-    experiments = config.PROFILES[profile].experiments.values()
+    experiments = profiles.PROFILES[profile].experiments.values()
     words = {e.name: plan.words(e) for e in experiments}
     assert all(words.values())
     of_appendix = [w for name, w in words.items() if name.startswith("variance-")]
     assert len(set(of_appendix)) == len(of_appendix)
-    assert words["variance-HP"] == "SOS-VAE, learnt D, entropy constraint"
+    assert words["variance-constrained-pretrained"] == "SOS-VAE, learnt D, entropy constraint"
     assert words["variance-none"] == "SOS-VAE, learnt D, no constraint, no pre-training"
 
 
@@ -50,28 +53,28 @@ def test_every_training_has_words_of_its_own(profile):
     ("1", "01"), ("01", "01"), ("01_beta", "01"), ("notebooks/06_pca_comparison.ipynb", "06"),
 ])  # fmt: skip
 def test_notebooks_by_what_people_call_them(word, number):
-    assert run.arguments(["--only", word]).only == [number]
+    assert options.arguments(["--only", word]).only == [number]
 
 
 def test_several_notebooks_and_names_in_any_case():
-    assert run.arguments(["--only", "1,3", "--only", "05"]).only == ["01", "03", "05"]
-    assert run.arguments(["--profile", "Smoke", "--only", "01", "03"]).only == ["01", "03"]
+    assert options.arguments(["--only", "1,3", "--only", "05"]).only == ["01", "03", "05"]
+    assert options.arguments(["--profile", "Smoke", "--only", "01", "03"]).only == ["01", "03"]
 
 
 @pytest.mark.parametrize("words, told", [
     (["--only", "9"], "07_stabilising_the_variance"), (["--only", "1_beta"], "00_start_here"),
     (["--only", "figures"], "00_start_here"), (["--profile", "large"], "demo"),
-    (["--faces", "nowhere"], "not a folder"), (["--weights", "released"], "shipped"),
+    (["--faces", "nowhere"], "not a folder"), (["--weights", "shipped"], "released"),
 ])  # fmt: skip
 def test_mistakes_are_answered_with_what_there_is(words, told, capsys):
     with pytest.raises(SystemExit):
-        run.arguments(words)
+        options.arguments(words)
     assert told in capsys.readouterr().err
 
 
 def test_the_plan_counts_the_pictures_that_there_are(album, capsys):
-    chosen = run.arguments(["--faces", str(album), "--only", "01", "--dry-run"])
-    run.print_plan(chosen, run.chosen_notebooks(chosen), run.needed(chosen))
+    chosen = options.arguments(["--faces", str(album), "--only", "01", "--dry-run"])
+    runner.print_plan(chosen, options.chosen_notebooks(chosen), runner.needed(chosen))
     told = capsys.readouterr().out
     assert re.search(r"folder 64x64x1 +360 images to read\n", told)  # 280 and 80; they are gray
     assert re.search(r"brains 80x64x1 +7000 images to make\n", told)
@@ -95,13 +98,13 @@ def test_tasks_are_scheduled_in_order(seconds, jobs, expected):
 
 def test_the_estimate_of_tiny_trainings_is_of_their_order():
     """Steps of an eighth of a second at most, so that the sum is seconds and not minutes."""
-    experiments = [config.PROFILES["smoke"].experiments[n] for n in ("faces-beta", "faces-sos")]
+    experiments = [profiles.PROFILES["smoke"].experiments[n] for n in ("faces-beta", "faces-sos")]
     found = {e.name: plan.seconds_of_steps(e) for e in experiments}
     assert all(0 < one < 2 for pair in found.values() for one in pair)
 
 
 def test_room_for_images_and_checkpoints():
-    experiment = config.PROFILES["demo"].experiments["faces-sos"]
+    experiment = profiles.PROFILES["demo"].experiments["faces-sos"]
     images = plan.bytes_needed([experiment], []) - plan.ROOM
     assert images == 2 * 7500 * 64 * 64 * 3
     assert plan.bytes_needed([experiment], [experiment]) > images + plan.ROOM
@@ -115,7 +118,8 @@ def test_a_dry_run_makes_nothing(home):
         command, env=environment, capture_output=True, text=True, cwd=home, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "variance-DHP             to train: SOS-VAE, fixed D" in done.stdout
+    line = "variance-fixed-constrained-pretrained to train: SOS-VAE, fixed D"
+    assert line in done.stdout
     assert "of disk" in done.stdout
     assert not [f for f in home.rglob("*") if f.is_file()]
 
@@ -125,7 +129,7 @@ def test_an_installed_package_says_what_it_lacks(home):
     package = home / "site" / "sos"
     with zipfile.ZipFile(home / "package.zip", "w") as archive:
         for file in paths.PACKAGE.rglob("*.*"):
-            if file.suffix in run.SOURCES:
+            if file.suffix in runner.SOURCES:
                 archive.write(file, file.relative_to(paths.PACKAGE))
     zipfile.ZipFile(home / "package.zip").extractall(package)
     environment = os.environ | {"PYTHONPATH": str(package.parent)}

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from sos import paths
+from sos.system import paths
 
 README = (paths.ROOT / "README.md").read_text(encoding="utf-8")
 PROGRAMS = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

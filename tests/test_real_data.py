@@ -20,9 +20,11 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from sos import config, datasets, paths, run, training
+from sos import datasets, profiles
 from sos.config import Data
 from sos.datasets import biobank, celeba
+from sos.run import options, runner
+from sos.system import devices, paths
 
 COUNT = 120
 CELEBA = Data("celeba", 218, 178, 3, train=70, validation=12, test=24)
@@ -150,10 +152,10 @@ def test_gray_small_faces_are_the_central_square(tmp_path, jpegs, cache):
 
 def test_a_moved_data_set_is_the_same(tmp_path, jpegs):
     place = as_zip(tmp_path, jpegs)
-    before = datasets.identity(replace(CELEBA, folder=str(place)), "train")
+    before = datasets.cache_key(replace(CELEBA, folder=str(place)), "train")
     (tmp_path / "x").mkdir()
     moved = place.rename(tmp_path / "x" / celeba.ZIP)
-    assert datasets.identity(replace(CELEBA, folder=str(moved)), "train") == before
+    assert datasets.cache_key(replace(CELEBA, folder=str(moved)), "train") == before
 
 
 def damaged(jpegs) -> dict[str, bytes]:
@@ -174,7 +176,7 @@ def test_unreadable_images_are_named_and_counted(shape, tmp_path, jpegs, cache):
     assert str(caught.value).count("cannot be read as an image") == 2  # of all splits
     skipping = replace(data, skip_unreadable=True)
     assert len(datasets.load_split(skipping, "train").images) == 84 - bad
-    assert datasets.identity(skipping, "train") != datasets.identity(data, "train")
+    assert datasets.cache_key(skipping, "train") != datasets.cache_key(data, "train")
 
 
 def test_mended_images_are_read_again(tmp_path, jpegs, cache):
@@ -539,28 +541,28 @@ def test_unusable_volumes_say_why(tmp_path):
 def test_paper_profile_asks_for_data(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(paths, "DATA", tmp_path)
     with pytest.raises(SystemExit):
-        run.arguments(["--profile", "paper"])
+        options.arguments(["--profile", "paper"])
     told = capsys.readouterr().err
     assert str(tmp_path / "celeba") in told and "--data simulated" in told
-    chosen = run.arguments(["--profile", "paper", "--data", "simulated"])
-    assert run.images(chosen) is None
+    chosen = options.arguments(["--profile", "paper", "--data", "simulated"])
+    assert options.images(chosen) is None
 
 
 @pytest.mark.parametrize("profile", ["paper", "paper-simulated", "demo"])
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
 def test_the_plan_warns_of_the_papers_network_on_a_cpu(profile, kind, monkeypatch, capsys):
-    monkeypatch.setattr(training, "device", lambda: torch.device(kind))
-    chosen = run.arguments(["--profile", profile, "--data", "simulated", "--only", "03"])
-    run.print_plan(chosen, run.chosen_notebooks(chosen), run.needed(chosen))
+    monkeypatch.setattr(devices, "device", lambda: torch.device(kind))
+    chosen = options.arguments(["--profile", profile, "--data", "simulated", "--only", "03"])
+    runner.print_plan(chosen, options.chosen_notebooks(chosen), runner.needed(chosen))
     assert ("no GPU" in capsys.readouterr().out) == (profile != "demo" and kind == "cpu")
 
 
 def test_the_plan_has_no_such_warning_where_no_large_network_is_trained(monkeypatch, capsys):
     """Notebook 06 has no network, and the gray images of notebook 02 are small."""
-    monkeypatch.setattr(training, "device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(devices, "device", lambda: torch.device("cpu"))
     words = ["--profile", "paper", "--data", "simulated", "--only", "02", "--only", "06"]
-    chosen = run.arguments(words)
-    run.print_plan(chosen, run.chosen_notebooks(chosen), run.needed(chosen))
+    chosen = options.arguments(words)
+    runner.print_plan(chosen, options.chosen_notebooks(chosen), runner.needed(chosen))
     told = capsys.readouterr().out
     assert "to train" in told and "no GPU" not in told
 
@@ -575,12 +577,12 @@ def test_the_plan_has_no_such_warning_where_no_large_network_is_trained(monkeypa
 )
 def test_contradictions_are_refused(words, reason, capsys):
     with pytest.raises(SystemExit):
-        run.arguments(words)
+        options.arguments(words)
     assert reason in capsys.readouterr().err
 
 
 def test_official_partition_takes_all_images():
-    chosen = config.profile("paper", {"celeba": "x", "partition": "official"})
+    chosen = profiles.profile("paper", {"celeba": "x", "partition": "official"})
     data = chosen.experiments["faces-sos"].data
     assert (data.name, data.train, data.partition) == ("celeba", 162_770, "official")
     assert chosen.experiments["brains-sos"].data.name == "brains"

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from sos import datasets, regions
+from sos import datasets
+from sos.analysis import regions
 from sos.config import Data
-from sos.low_rank_normal import LowRankNormal
+from sos.distributions.low_rank_normal import LowRankNormal
 
 FACES = Data("faces", 32, 32, 3, 20, 5, 20)
 BRAINS = Data("brains", 40, 32, 1, 20, 5, 20)
@@ -82,8 +83,8 @@ def test_coded_colours_are_squared_correlations(monkeypatch):
             data = FACES
 
     monkeypatch.setattr(
-        regions.evaluation,
-        "predicted",
+        regions.sampling,
+        "reconstruct",
         lambda model, images: LowRankNormal(decoded, decoded[..., None], 1.0),
     )
     coded = regions.coded_colours(Model, 12)

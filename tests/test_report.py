@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sos import paths, report
+from sos.figures import report
+from sos.system import paths
 
 MACHINE = {"device": "a machine", "threads": 2}
 

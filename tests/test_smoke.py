@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
-from sos import models, paths, run
+from sos.run import catalogue, options, runner
+from sos.system import paths
+from sos.training import store
 
 HOUR = 3600  # seconds
 
@@ -38,7 +40,7 @@ def smoke(places):
 def states(output: str) -> dict[str, str]:
     """{notebook: its line of the summary} of the runner's last table."""
     lines = output.rpartition("\nnotebook ")[2].splitlines()
-    names = {notebook.name for notebook in run.NOTEBOOKS}
+    names = {notebook.name for notebook in catalogue.NOTEBOOKS}
     return {line.split()[0]: line for line in lines if line.split() and line.split()[0] in names}
 
 
@@ -46,13 +48,13 @@ def test_every_notebook_ran(first):
     _, result = first
     assert result.returncode == 0, result.stdout + result.stderr
     lines = states(result.stdout)
-    assert list(lines) == [notebook.name for notebook in run.NOTEBOOKS]
+    assert list(lines) == [notebook.name for notebook in catalogue.NOTEBOOKS]
     assert all(" done " in line for line in lines.values()), result.stdout
 
 
 def test_every_file_is_there(first):
     places, _ = first
-    for notebook in run.NOTEBOOKS:
+    for notebook in catalogue.NOTEBOOKS:
         folder = places["SOS_EXECUTED"] / "smoke"
         assert (folder / f"{notebook.name}.ipynb").stat().st_size
         stamp = json.loads((folder / f"{notebook.name}.json").read_text())
@@ -74,7 +76,7 @@ def test_second_run_finds_all_up_to_date(first):
     again = smoke(places)
     assert again.returncode == 0, again.stdout + again.stderr
     lines = states(again.stdout)
-    assert len(lines) == len(run.NOTEBOOKS)
+    assert len(lines) == len(catalogue.NOTEBOOKS)
     assert all(" up to date " in line for line in lines.values()), again.stdout
 
 
@@ -82,20 +84,20 @@ def test_what_is_missing_or_changed_is_not_up_to_date(first, monkeypatch):
     places, _ = first
     for name, place in (("EXECUTED", "SOS_EXECUTED"), ("FIGURES", "SOS_FIGURES")):
         monkeypatch.setattr(paths, name, places[place])
-    monkeypatch.setattr(models, "CACHE", places["SOS_CACHE"] / "models")
-    chosen = run.arguments(["--profile", "smoke"])
-    notebook, experiments = run.NOTEBOOKS[3], run.needed(chosen)
-    assert run.is_current(notebook, chosen, experiments)
+    monkeypatch.setattr(store, "CACHE", places["SOS_CACHE"] / "models")
+    chosen = options.arguments(["--profile", "smoke"])
+    notebook, experiments = catalogue.NOTEBOOKS[3], runner.needed(chosen)
+    assert runner.is_current(notebook, chosen, experiments)
     results = places["SOS_FIGURES"] / "smoke" / "results" / f"{notebook.name}.json"
     content = results.read_bytes()
     results.unlink()
-    assert not run.is_current(notebook, chosen, experiments)
+    assert not runner.is_current(notebook, chosen, experiments)
     results.write_bytes(content)
     page = (paths.PACKAGE / "widgets" / "page.html").read_text()
-    original = run.Path.read_text
+    original = runner.Path.read_text
 
     def changed(file, *args, **options):
         return page + "<!-- -->" if file.name == "page.html" else original(file, *args, **options)
 
-    monkeypatch.setattr(run.Path, "read_text", changed)
-    assert not run.is_current(notebook, chosen, experiments)
+    monkeypatch.setattr(runner.Path, "read_text", changed)
+    assert not runner.is_current(notebook, chosen, experiments)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.sparse.linalg import spsolve_triangular
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from sos.low_rank_normal import LowRankNormal
-from sos.sparse_precision_normal import (
+from sos.distributions.low_rank_normal import LowRankNormal
+from sos.distributions.sparse_precision_normal import (
     LowRankPlusSparseNormal,
     SparsePrecisionNormal,
     neighbour_regression,

@@ -3,8 +3,8 @@
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sos import tour
-from sos.low_rank_normal import LowRankNormal
+from sos.analysis import toy
+from sos.distributions.low_rank_normal import LowRankNormal
 
 
 def test_dense_conditional_on_a_gpu():
@@ -16,4 +16,4 @@ def test_dense_conditional_on_a_gpu():
         loc, factor = torch.empty(48, device="cuda"), torch.empty(48, 3, device="cuda")
         p = LowRankNormal(loc, factor, 1e-3, validate_args=False)
         painted = torch.arange(0, 48, 5)
-        assert tour.dense_conditional(p, painted, p.mean[painted]).mean.is_cuda
+        assert toy.dense_conditional(p, painted, p.mean[painted]).mean.is_cuda

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sos import training
 from sos.config import Data, Experiment, Network, Objective, Training
-from sos.training import batch_indices, learning_rate
-from sos.vae import VAE
+from sos.models.vae import VAE
+from sos.system import devices
+from sos.training import loop, start, state, watch
+from sos.training.constraint import Constraint
+from sos.training.loop import batch_indices, learning_rate
 
 HEIGHT, WIDTH, IMAGES = 12, 10, 40
 
@@ -39,22 +40,22 @@ def training_of(**schedule):
 
 
 @pytest.mark.parametrize("changes, named", [
-    ({"network": {"diagonal": None}, "warm_release": True}, "warm_release"),
+    ({"network": {"diagonal": None}, "init_covariance": True}, "init_covariance"),
     ({"network": {"rank": 0, "diagonal": None, "neighbourhood": 3},
       "objective": {"rank_entropy_target": None}, "stop_at_variance": 1.0}, "stop_at_variance"),
 ])  # fmt: skip
 def test_what_could_only_fail_later_is_refused_at_once(changes, named):
     images = torch.zeros(IMAGES, 1, HEIGHT, WIDTH, dtype=torch.uint8)
     with pytest.raises(ValueError, match=named):
-        training.Run(experiment(**changes), images, torch.device("cpu"))
+        loop.Run(experiment(**changes), images, torch.device("cpu"))
 
 
 # Everything beyond the paper's schedule at once.
 EXTRAS = {
-    "network": {"template": True},
+    "network": {"learned_constant": True},
     "decay": True,
     "kl_warmup": 7,
-    "warm_release": True,
+    "init_covariance": True,
     "span_gain": 0.1,
 }
 
@@ -72,7 +73,7 @@ def patterns(images=IMAGES, noise=0.02):
 
 
 def train(experiment, folder, images=None):
-    return training.train(experiment, patterns() if images is None else images, checkpoint(folder))
+    return loop.train(experiment, patterns() if images is None else images, checkpoint(folder))
 
 
 def checkpoint(folder):
@@ -86,13 +87,12 @@ def one_processor(monkeypatch):
 
 
 def plain_float32(setattr_):
-    setattr_(training, "tqdm", partial(training.tqdm, disable=True))
-    setattr_(training, "device", lambda: torch.device("cpu"))
-    setattr_(training, "has_fast_bfloat16", lambda where: False)
+    setattr_(devices, "device", lambda: torch.device("cpu"))
+    setattr_(devices, "has_fast_bfloat16", lambda device: False)
     setattr_(torch.backends.mkldnn, "enabled", False)  # see the test of narrow networks
-    setattr_(training, "CHECKPOINT_EVERY", 5)
-    setattr_(training, "CHECKPOINT_SECONDS", 0)
-    setattr_(training, "LOG_EVERY", 1)
+    setattr_(watch, "CHECKPOINT_EVERY", 5)
+    setattr_(watch, "CHECKPOINT_SECONDS", 0)
+    setattr_(watch, "LOG_EVERY", 1)
 
 
 def fail_at(monkeypatch, step, failure):
@@ -130,7 +130,7 @@ positive = st.floats(0.01, 100)
 
 
 def constraint(target, damping=10.0, rate=1.0, multiplier=0.0):
-    made = training.Constraint(target, damping, rate, torch.device("cpu"))
+    made = Constraint(target, damping, rate, torch.device("cpu"))
     made.multiplier = torch.tensor(multiplier, dtype=torch.float64)
     return made
 
@@ -192,13 +192,13 @@ def test_the_ppca_target_is_that_of_the_dense_covariance():
     eigenvalues = torch.linalg.eigvalsh(flat.T.cov()).flip(0)
     leading = eigenvalues[:rank] * eigenvalues.sum() / eigenvalues[:rank].sum()
     expected = 0.5 * (leading.clamp(min=epsilon) / epsilon).log().sum().item() - 3.0
-    got = training.ppca_target(images, Network(rank=rank, diagonal=epsilon), 3.0)
+    got = start.ppca_target(images, Network(rank=rank, diagonal=epsilon), 3.0)
     assert got == pytest.approx(expected, rel=1e-3)
 
 
 def test_the_ppca_target_wants_bytes():
     with pytest.raises(ValueError, match=r"uint8, 0..255, not torch.float32; pass"):
-        training.ppca_target(torch.rand(9, 1, 2, 2), Network(rank=1), 1.0)
+        start.ppca_target(torch.rand(9, 1, 2, 2), Network(rank=1), 1.0)
 
 
 def test_the_markov_target_is_the_entropy_of_regressions():
@@ -218,14 +218,14 @@ def test_the_markov_target_is_the_entropy_of_regressions():
         fit, *_ = np.linalg.lstsq(flat[:, later], flat[:, k], rcond=None)
         left = ((flat[:, k] - flat[:, later] @ fit) ** 2).mean() + (1 / 255) ** 2 / 12
         expected += 0.5 * math.log(2 * math.pi * math.e * left)
-    got = training.markov_target(images, Network(neighbourhood=3), 3.0)
+    got = start.markov_target(images, Network(neighbourhood=3), 3.0)
     assert got == pytest.approx(expected, rel=2e-3)
 
 
 def test_a_training_can_take_its_target_from_the_images(tmp_path):
     network = {"rank": 3, "diagonal": 2e-3}
     chosen = experiment(network, {"rank_entropy_target": "ppca"}, steps=0, pretraining=0)
-    target = training.ppca_target(patterns(), chosen.network, 3.0)
+    target = start.ppca_target(patterns(), chosen.network, 3.0)
     assert train(chosen, tmp_path).rank_entropy.target == pytest.approx(target)
 
 
@@ -277,14 +277,14 @@ def test_fewer_images_than_a_batch_are_all_shown():
 def test_a_batch_is_the_images_in_unit_range_or_their_mirrors():
     images, flips = patterns(), []
     for step in range(10):
-        x = training.batch(images, step, training_of(flip=True))
-        plain = training.batch(images, step, training_of(flip=False))
+        x = loop.batch(images, step, training_of(flip=True))
+        plain = loop.batch(images, step, training_of(flip=False))
         indices = batch_indices(step, IMAGES, training_of())
         assert torch.equal(plain, images[indices].float() / 255)
         for image, original in zip(x, plain, strict=True):
             flips.append(torch.equal(image, original.flip(-1)))
             assert flips[-1] or torch.equal(image, original)
-        assert torch.equal(x, training.batch(images, step, training_of(flip=True)))
+        assert torch.equal(x, loop.batch(images, step, training_of(flip=True)))
     assert 0.25 < sum(flips) / len(flips) < 0.75
 
 
@@ -329,9 +329,9 @@ def test_pretraining_moves_everything_but_the_covariance(tmp_path):
 def test_a_warm_release_starts_the_factor_at_its_target(tmp_path, target):
     """R equal components would have the target exactly; by concavity unequal ones have less."""
     options = {"objective": {"rank_entropy_target": target}, "steps": 5, "pretraining": 4}
-    last = train(experiment(warm_release=True, **options), tmp_path / "warm").history[-1]
+    last = train(experiment(init_covariance=True, **options), tmp_path / "warm").history[-1]
     assert 0.4 * target < last["rank_entropy_nats"] < 1.1 * target
-    last = train(experiment(warm_release=False, **options), tmp_path / "cold").history[-1]
+    last = train(experiment(init_covariance=False, **options), tmp_path / "cold").history[-1]
     assert last["rank_entropy_nats"] < 0.1 * target
 
 
@@ -339,10 +339,10 @@ def test_a_warm_release_starts_a_learnt_diagonal_at_the_squared_error(tmp_path):
     """Its NLL is then ½S(1 + log 2πσ²), where σ² = 1e-5 would give ten thousands of nats."""
     beta = {"network": {"rank": 0, "diagonal": None}, "steps": 5, "pretraining": 4}
     beta["objective"] = {"rank_entropy_target": None}
-    last = train(experiment(warm_release=True, **beta), tmp_path / "warm").history[-1]
+    last = train(experiment(init_covariance=True, **beta), tmp_path / "warm").history[-1]
     best = 0.5 * HEIGHT * WIDTH * (1 + math.log(2 * math.pi * last["squared_error"]))
     assert last["nll_nats"] == pytest.approx(best, abs=0.1 * HEIGHT * WIDTH)
-    last = train(experiment(warm_release=False, **beta), tmp_path / "cold").history[-1]
+    last = train(experiment(init_covariance=False, **beta), tmp_path / "cold").history[-1]
     assert last["nll_nats"] > best + 1000
 
 
@@ -410,7 +410,7 @@ def test_resuming_starts_at_the_last_checkpoint(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Killed):
         fail_at(patch, 8, interrupt)
         train(experiment(), tmp_path)
-    assert training.checkpoint_step(checkpoint(tmp_path)) == 5
+    assert state.checkpoint_step(checkpoint(tmp_path)) == 5
     with monkeypatch.context() as patch, pytest.raises(Killed):
         fail_at(patch, 12 - 5 - 1, interrupt)  # only seven of twelve steps are left
         train(experiment(), tmp_path)
@@ -458,7 +458,7 @@ def test_a_process_killed_while_saving_loses_nothing_before(tmp_path):
         capture_output=True,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    assert training.checkpoint_step(checkpoint(tmp_path / "killed")) == 5
+    assert state.checkpoint_step(checkpoint(tmp_path / "killed")) == 5
     resumed, unbroken = (train(experiment(), tmp_path / name) for name in ("killed", "whole"))
     assert_same_run(resumed, unbroken)
 
@@ -486,7 +486,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_step(
     tmp_path, monkeypatch, log_every, named
 ):
     """At the latest at the next row of the history, and before anything is saved."""
-    monkeypatch.setattr(training, "LOG_EVERY", log_every)
+    monkeypatch.setattr(watch, "LOG_EVERY", log_every)
     with monkeypatch.context() as patch, pytest.raises(FloatingPointError) as raised:
         original, calls = VAE.terms, iter(range(1, 100))
 
@@ -554,12 +554,12 @@ def test_images_that_stay_in_a_file_train_the_same(tmp_path):
     e, images = experiment(), patterns()
     np.save(tmp_path / "images.npy", images.numpy())
     mapped = torch.from_numpy(np.load(tmp_path / "images.npy", mmap_mode="c"))
-    runs = [training.train(e, x, tmp_path / f"{k}.pt") for k, x in enumerate((images, mapped))]
+    runs = [loop.train(e, x, tmp_path / f"{k}.pt") for k, x in enumerate((images, mapped))]
     one, other = (run.vae.state_dict() for run in runs)
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_very_many_images_are_thinned_for_their_statistics():
     images = torch.arange(25).view(25, 1, 1, 1)
-    assert training.some(images, 25) is not None and len(training.some(images, 25)) == 25
-    assert training.some(images, 10).flatten().tolist() == list(range(0, 25, 3))
+    assert start.subsample(images, 25) is not None and len(start.subsample(images, 25)) == 25
+    assert start.subsample(images, 10).flatten().tolist() == list(range(0, 25, 3))

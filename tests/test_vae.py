@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from sos.config import Data, Network
-from sos.low_rank_normal import LowRankNormal
-from sos.networks import DIAGONAL_FLOOR
-from sos.sparse_precision_normal import LowRankPlusSparseNormal
-from sos.vae import VAE, SpanGradient
+from sos.distributions.low_rank_normal import LowRankNormal
+from sos.distributions.sparse_precision_normal import LowRankPlusSparseNormal, _SpanGradient
+from sos.models.networks import DIAGONAL_FLOOR
+from sos.models.vae import VAE
 
 HEIGHT, WIDTH, CHANNELS, BATCH = 5, 4, 2, 3
 PIXELS = HEIGHT * WIDTH * CHANNELS
@@ -223,7 +223,7 @@ def incoming(seed, batch, pixels, rank):
 
 def outgoing(loc, factor, grad_loc, grad_factor, gain):
     return torch.autograd.grad(
-        SpanGradient.apply(loc, factor, gain), (loc, factor), (grad_loc, grad_factor)
+        _SpanGradient.apply(loc, factor, gain), (loc, factor), (grad_loc, grad_factor)
     )
 
 
@@ -245,7 +245,7 @@ def test_span_gradient_multiplies_by_the_dense_matrix(seed, gain, batch, pixels,
 @settings(max_examples=20, deadline=None)
 def test_span_gradient_changes_no_value(seed, gain):
     loc, factor, _, _ = incoming(seed, 2, 6, 3)
-    same_loc, same_factor = SpanGradient.apply(loc, factor, gain)
+    same_loc, same_factor = _SpanGradient.apply(loc, factor, gain)
     assert torch.equal(same_loc, loc) and torch.equal(same_factor, factor)
 
 
@@ -270,7 +270,7 @@ def test_stationary_points_stay_and_descent_stays_descent(seed, gain, batch, pix
 def terms_gradient(vae, x, noise, loc, factor, **options):
     """Gradient of the NLL by a prediction that is put in the decoder's place."""
     loc, factor = loc.clone().requires_grad_(), factor.clone().requires_grad_()
-    vae.decode = lambda z, mean_only=False: LowRankNormal(loc, factor, vae.head.diagonal)
+    vae.decode = lambda z, mean_only=False: LowRankNormal(loc, factor, vae.head.epsilon)
     return torch.autograd.grad(vae.terms(x, noise, **options).nll_nats, (loc, factor))
 
 

@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from sos import config, editing, evaluation, models, paths
-from sos.low_rank_normal import LowRankNormal
-from sos.vae import VAE
+from sos import profiles
+from sos.analysis import editing, sampling
+from sos.distributions.low_rank_normal import LowRankNormal
+from sos.models.vae import VAE
+from sos.system import paths
+from sos.training import store
 from sos.widgets import Editor, Pad, Sampler, VAESampler, export_page
 from sos.widgets.pictures import png
 from sos.widgets.surface import MODULE, gaussians
@@ -35,7 +38,7 @@ def build(shape=SHAPE, rank=4, seed=0, diag=0.01) -> LowRankNormal:
 
 
 def smoke_vae(name="faces-sos") -> VAE:
-    e = config.profile("smoke").experiments[name]
+    e = profiles.profile("smoke").experiments[name]
     torch.manual_seed(0)
     vae = VAE(e.data, e.network).eval().requires_grad_(False)
     for head in (vae.head.mean, vae.head.factor):  # untrained heads give one and the same image
@@ -412,8 +415,8 @@ def test_committed_pages_are_current(data):
     assert file.stat().st_size < 5e6
     content, module = page_parts(file.read_text(encoding="utf-8"))
     assert module == MODULE.read_text(encoding="utf-8"), "run notebook 05 again"
-    experiment = config.profile("demo").experiments[f"{data}-sos"]
-    p = evaluation.draw(models.load_or_train(experiment, "shipped"), 8, seed=5).p
+    experiment = profiles.profile("demo").experiments[f"{data}-sos"]
+    p = sampling.draw(store.load_or_train(experiment, "released"), 8, seed=5).p
     assert content["state"]["shape"] == [
         experiment.data.channels, experiment.data.height, experiment.data.width
     ]  # fmt: skip

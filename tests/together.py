@@ -7,17 +7,20 @@ import torch
 from test_training import EXTRAS, Killed, experiment, patterns, plain_float32
 from torch import nn
 
-from sos import evaluation, metrics, models, parallel, training
-from sos.networks import BatchNorm
+from sos import models
+from sos.analysis import evaluation, metrics
+from sos.models.networks import BatchNorm
+from sos.system import distributed
+from sos.training import loop, store
 
 BATCH = 7  # not a multiple of two
 FREE = {"rank_entropy_target": None}
 CASES = {
     "paper": experiment(batch=BATCH),
     "extras": experiment(batch=BATCH, **EXTRAS),
-    "beta": experiment({"rank": 0, "diagonal": None}, FREE, batch=BATCH, warm_release=True),
+    "beta": experiment({"rank": 0, "diagonal": None}, FREE, batch=BATCH, init_covariance=True),
     "sparse": experiment(
-        {"rank": 0, "diagonal": None, "neighbourhood": 3}, FREE, batch=BATCH, warm_release=True
+        {"rank": 0, "diagonal": None, "neighbourhood": 3}, FREE, batch=BATCH, init_covariance=True
     ),
     "bare": experiment({"width": 0, "latent": 0}, batch=BATCH),
 }
@@ -31,12 +34,12 @@ def normalised(count: int = BATCH) -> dict[str, torch.Tensor]:
     x, push = (torch.randn(count, 3, 4, 5, generator=stream) + 2 for _ in range(2))
     layer = BatchNorm(3)
     nn.init.normal_(layer.weight, generator=stream)
-    mine = parallel.share(x).clone().requires_grad_()
+    mine = distributed.shard(x).clone().requires_grad_()
     y = layer(mine)
-    (y * parallel.share(push)).sum().backward()
-    parallel.sum_gradients(layer.parameters())
-    result = {"y": torch.cat(parallel.gathered(y.detach()))}
-    result |= {"x_gradient": torch.cat(parallel.gathered(mine.grad))}
+    (y * distributed.shard(push)).sum().backward()
+    distributed.sum_gradients(layer.parameters())
+    result = {"y": torch.cat(distributed.all_gather(y.detach()))}
+    result |= {"x_gradient": torch.cat(distributed.all_gather(mine.grad))}
     result |= {f"{name}_gradient": p.grad for name, p in layer.named_parameters()}
     result |= {"later": layer.eval()(x).detach()} | layer.state_dict()
     return result
@@ -44,27 +47,27 @@ def normalised(count: int = BATCH) -> dict[str, torch.Tensor]:
 
 def trained(name: str, folder: Path) -> dict:
     """History and weights of a training, and the multipliers that each process holds."""
-    run = training.train(CASES[name], patterns(), folder / name / "checkpoint.pt")
+    run = loop.train(CASES[name], patterns(), folder / name / "checkpoint.pt")
     held = [run.kl.multiplier.item(), run.vae.state_dict()]
-    return {"history": run.history, "weights": held[1], "held": parallel.gathered(held)}
+    return {"history": run.history, "weights": held[1], "held": distributed.all_gather(held)}
 
 
 def break_off(folder: Path) -> None:
     """Leaves the checkpoint of a training that all processes end after step 7."""
-    original, calls = training.Run.optimise, iter(range(7))
+    original, calls = loop.Run.training_step, iter(range(7))
 
-    def optimise(self, *args):
+    def training_step(self, *args):
         if next(calls, None) is None:
             raise Killed
         return original(self, *args)
 
-    training.Run.optimise = optimise
+    loop.Run.training_step = training_step
     try:
         trained(BROKEN, folder)
     except Killed:
         pass
     finally:
-        training.Run.optimise = original
+        loop.Run.training_step = original
 
 
 def measured() -> dict:
@@ -74,8 +77,8 @@ def measured() -> dict:
     evaluation.extractor = lambda name: made
     torch.manual_seed(0)
     e = CASES["paper"]
-    vae = training.new_model(e.data, e.network).eval()
-    model = models.Model(e, vae, [], {}, Path())
+    vae = models.new_model(e.data, e.network).eval()
+    model = store.Model(e, vae, [], {}, Path())
     images = evaluation.generated(model, IMAGES, "samples")
     return vars(evaluation.statistics_of(images, IMAGES, "pixels"))
 
@@ -92,7 +95,7 @@ def everything(folder: Path) -> dict:
 if __name__ == "__main__":
     plain_float32(setattr)
     torch.set_num_threads(1)
-    with parallel.joined():
+    with distributed.process_group():
         found = everything(Path(sys.argv[1]))
-        if parallel.rank() == 0:
+        if distributed.process_index() == 0:
             torch.save(found, Path(sys.argv[1], "found.pt"))

@@ -18,10 +18,10 @@ from types import ModuleType
 import numpy as np
 from joblib import Parallel, cpu_count, delayed
 
-from sos import paths
 from sos.config import Data
 from sos.datasets import biobank, brains, celeba, faces, folder
-from sos.progress import tqdm
+from sos.system import paths
+from sos.system.progress import tqdm
 
 SIMULATORS: dict[str, ModuleType] = {"faces": faces, "brains": brains}
 READERS: dict[str, ModuleType] = {"folder": folder, "celeba": celeba, "biobank": biobank}
@@ -115,18 +115,18 @@ def simulator(data: Data) -> ModuleType:
     return chosen
 
 
-def identity(data: Data, split: str) -> str:
+def cache_key(data: Data, split: str) -> str:
     """What determines the pictures of a split, as a readable name; part of every model's hash."""
     size = f"{data.height}x{data.width}x{data.channels}"
     if data.name in READERS:
         skipping = "-skipping" if data.skip_unreadable else ""
-        marks = READERS[data.name].fingerprint(data, split)
+        marks = READERS[data.name].cache_key(data, split)
         return f"{data.name}-{size}-{split}-{marks}{skipping}"
     return f"{data.name}-v{simulator(data).VERSION}-{size}-{split}-{getattr(data, split)}"
 
 
 def cache_folder(data: Data, split: str) -> Path:
-    return paths.CACHE / "images" / identity(data, split)
+    return paths.CACHE / "images" / cache_key(data, split)
 
 
 def partial_folder(target: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sos import paths
+from sos.system import paths
 
 VERSION = 1  # bump when any picture changes
 CHANNELS = 1

@@ -217,7 +217,7 @@ def files(data: Data, split: str) -> Sequence[Item]:
     return chosen[: getattr(data, split)]
 
 
-def fingerprint(data: Data, split: str) -> str:
+def cache_key(data: Data, split: str) -> str:
     """Twelve hexadecimal digits of the content of a split's images, wherever they lie."""
     chosen = files(data, split)
     whole = list(dict.fromkeys(Path(item.file) for item in chosen if item.crc is None))

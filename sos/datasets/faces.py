@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sos import paths
+from sos.system import paths
 
 VERSION: int = 1  # bump when any picture changes
 CHANNELS = 3

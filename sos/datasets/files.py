@@ -14,8 +14,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from sos import paths
-from sos.progress import tqdm
+from sos.system import paths
+from sos.system.progress import tqdm
 
 # Folders of macOS, of network storage and of Windows, beside those whose names begin with a dot.
 SYSTEM = {"__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found"}

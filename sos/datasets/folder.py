@@ -104,7 +104,7 @@ def files(data: Data, split: str) -> list[Path]:
     return survey(data.folder).split(split, getattr(data, split))
 
 
-def fingerprint(data: Data, split: str) -> str:
+def cache_key(data: Data, split: str) -> str:
     """Twelve hexadecimal digits of the content of a split's files, wherever they lie."""
     return digits(digests(files(data, split)))
 

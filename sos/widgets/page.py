@@ -7,9 +7,9 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from sos import paths
-from sos.editing import Shape
-from sos.low_rank_normal import LowRankNormal
+from sos.analysis.editing import Shape
+from sos.distributions.low_rank_normal import LowRankNormal
+from sos.system import paths
 from sos.widgets.pictures import comfortable_zoom
 from sos.widgets.surface import (
     HERE,

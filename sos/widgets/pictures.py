@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sos.editing import Shape
+from sos.analysis.editing import Shape
 
 LARGEST = 16  # screen pixels to a pixel
 

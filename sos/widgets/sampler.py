@@ -6,12 +6,13 @@ import ipywidgets as widgets
 import torch
 from torch import Tensor
 
-from sos import editing
-from sos.components import sweep, sweep_values
-from sos.editing import Shape
-from sos.low_rank_normal import LowRankNormal, slerp
-from sos.plots import tile
-from sos.vae import VAE
+from sos.analysis import editing
+from sos.analysis.components import sweep, sweep_values
+from sos.analysis.editing import Shape
+from sos.analysis.interpolation import slerp
+from sos.distributions.low_rank_normal import LowRankNormal
+from sos.figures.plots import tile
+from sos.models.vae import VAE
 from sos.widgets.pictures import Still, comfortable_zoom, png
 from sos.widgets.surface import Editor, check_canvas
 

@@ -15,10 +15,10 @@ import torch
 import traitlets
 from torch import Tensor
 
-from sos import editing
-from sos.editing import Shape, Stroke
-from sos.interpolation import bilinear_at
-from sos.low_rank_normal import LowRankNormal
+from sos.analysis import editing
+from sos.analysis.editing import Shape, Stroke
+from sos.analysis.interpolation import bilinear_at
+from sos.distributions.low_rank_normal import LowRankNormal
 from sos.widgets.pictures import Still, comfortable_zoom, png
 
 HERE = Path(__file__).resolve().parent

@@ -1,0 +1,305 @@
+"""Edits of an image, and what the observation distribution makes of them (§4.4, eq. 6–7).
+
+A pixel is a number, row · width + column, and an edit gives it a colour, one number per channel.
+Distributions here are single ones over flat images, batch shape (), channel-major.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from numbers import Integral
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sos.datasets import LUMA
+from sos.distributions.low_rank_normal import LowRankNormal
+
+Shape = tuple[int, int, int]  # channels, height, width
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """Painted pixels, the one colour they get, and how firmly they hold it."""
+
+    pixels: tuple[int, ...]
+    colour: tuple[float, ...]  # one number per channel, in [0, 1]
+    std: float = 0.0  # standard deviation of the edit's noise; 0: exactly this colour
+
+
+def stroke(
+    pixels: Tensor | np.ndarray | Iterable[int],
+    colour: float | Sequence[float],
+    shape: Shape,
+    std: float = 0.0,
+) -> Stroke:
+    """A checked stroke: pixel numbers or a mask (H, W), and a colour or gray value in [0, 1].
+
+    Raises ValueError for pixels off the canvas, colours that no screen shows, and negative noise.
+    No pixel at all is a stroke that changes nothing.
+    """
+    channels, height, width = shape
+    if isinstance(pixels, Integral):
+        pixels = [pixels]
+    given = pixels if isinstance(pixels, Tensor | np.ndarray) else list(pixels)
+    numbers = np.asarray(given, dtype=None if len(given) else np.int64)
+    if numbers.dtype == bool:
+        if numbers.shape != (height, width):
+            raise ValueError(
+                f"pixels, as a mask, must be {(height, width)}, not {numbers.shape}; "
+                f"give one entry per pixel, not per colour"
+            )
+        numbers = np.flatnonzero(numbers)
+    if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+        raise ValueError(
+            f"pixels must be whole numbers in one row, or a mask, not {numbers.dtype} "
+            f"{numbers.shape}; pixel (row, column) has the number row * {width} + column"
+        )
+    if numbers.size and not 0 <= numbers.min() <= numbers.max() < height * width:
+        raise ValueError(
+            f"pixels must lie in 0..{height * width - 1} on a canvas of {height}x{width}, but "
+            f"reach from {numbers.min()} to {numbers.max()}; `brush` clips strokes to the canvas"
+        )
+    values = np.atleast_1d(np.asarray(colour, dtype=float))
+    if channels == 1 and values.shape == (3,):  # on gray pictures a colour is its gray
+        values = np.atleast_1d(LUMA @ values)
+    if values.shape not in {(1,), (channels,)}:
+        raise ValueError(f"colour must be one number or {channels}, not {values.shape}")
+    if not ((values >= 0) & (values <= 1)).all():  # NaN fails too
+        raise ValueError(
+            f"colour must lie in [0, 1], but is {values.tolist()}; divide bytes by 255"
+        )
+    if not (math.isfinite(std) and std >= 0):
+        raise ValueError(f"std must be zero (an exact edit) or a positive number, not {std}")
+    painted = tuple(dict.fromkeys(numbers.tolist()))
+    return Stroke(painted, tuple(np.broadcast_to(values, channels).tolist()), float(std))
+
+
+def brush(points: Sequence[tuple[float, float]], size: float, shape: Shape) -> list[int]:
+    """Pixels under a round brush of `size` pixels that runs along `points`, (x, y) in pixels.
+
+    Painted is every pixel whose centre lies within size / 2 of the path, and every pixel that holds
+    one of the points; what falls off the canvas is lost. `observation.js` draws by the same rule.
+    """
+    path = np.asarray(points, dtype=float)
+    if path.ndim != 2 or path.shape[1] != 2 or not np.isfinite(path).all():
+        raise ValueError(f"points must be finite pairs (x, y), not {path.tolist()}")
+    if not (math.isfinite(size) and size > 0):
+        raise ValueError(f"size must be a positive number of pixels, not {size}")
+    _, height, width = shape
+    x, y = np.arange(width) + 0.5, np.arange(height)[:, None] + 0.5
+    painted = np.zeros((height, width), bool)
+    for (from_x, from_y), (to_x, to_y) in zip(path, np.append(path[1:], path[-1:], 0), strict=True):
+        along_x, along_y = to_x - from_x, to_y - from_y
+        length = along_x * along_x + along_y * along_y
+        t = ((x - from_x) * along_x + (y - from_y) * along_y) / (length or 1.0)
+        t = np.clip(t, 0, 1)
+        off_x, off_y = x - (from_x + t * along_x), y - (from_y + t * along_y)
+        painted |= off_x * off_x + off_y * off_y <= size * size / 4
+        column, row = math.floor(from_x), math.floor(from_y)
+        if 0 <= row < height and 0 <= column < width:
+            painted[row, column] = True
+    return np.flatnonzero(painted).tolist()
+
+
+def sketch(
+    points: Sequence[tuple[float, float]],
+    size: float,
+    colour: float | Sequence[float],
+    shape: Shape,
+    std: float = 0.0,
+) -> Stroke:
+    """A stroke along points (x, y) in shares of width and height, the same at every resolution.
+
+    `size` is the brush's diameter as a share of the height; it has one pixel at least.
+    """
+    _, height, width = shape
+    path = [(x * width, y * height) for x, y in points]
+    return stroke(brush(path, max(1.0, size * height), shape), colour, shape, std)
+
+
+def soft(strokes: Iterable[Stroke], std: float) -> list[Stroke]:
+    """The same strokes as observations with noise of this standard deviation."""
+    return [replace(one, std=std) for one in strokes]
+
+
+def edits(strokes: Iterable[Stroke], shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
+    """What the strokes leave on the canvas: flat indices (q,), values (q,), noise variances (q,).
+
+    Where strokes contradict each other, the last one holds.
+    """
+    channels, height, width = shape
+    held: dict[int, Stroke] = {}
+    for one in strokes:
+        held |= dict.fromkeys(one.pixels, one)
+    pixels = torch.tensor(list(held), dtype=torch.long)
+    index = pixels + height * width * torch.arange(channels)[:, None]
+    colours = torch.tensor([one.colour for one in held.values()], dtype=torch.float64)
+    variance = torch.tensor([one.std**2 for one in held.values()], dtype=torch.float64)
+    values = colours.reshape(-1, channels).T
+    return index.flatten(), values.flatten(), variance.repeat(channels)
+
+
+def condition(p: LowRankNormal, strokes: Iterable[Stroke], shape: Shape) -> LowRankNormal:
+    """p given all strokes at once (eq. 7): again a LowRankNormal, p itself without strokes."""
+    check_shape(p, shape)
+    index, values, variance = (x.to(p.loc.device) for x in edits(strokes, shape))
+    return p.condition(index, values, variance) if index.numel() else p
+
+
+def story(p: LowRankNormal, strokes: Sequence[Stroke], shape: Shape) -> Tensor:
+    """Sequential editing as Figure 6 shows it: for each stroke the image with the paint on it, and
+    the mean of the conditional distribution (2 · strokes, C, H, W)."""
+    images = [condition(p, strokes[:count], shape).mean for count in range(len(strokes) + 1)]
+    told = []
+    for before, after, one in zip(images, images[1:], strokes, strict=False):
+        index, values, _ = edits([one], shape)
+        painted = before.clone()
+        painted[index] = values.to(painted)
+        told += [painted, after]
+    return torch.stack(told).unflatten(-1, shape)
+
+
+def noise_length(p: LowRankNormal, strokes: Iterable[Stroke], shape: Shape) -> float:
+    """‖E[ω_p | edits]‖, the noise that the edits ask for; a random draw has about √R."""
+    moved = (condition(p, strokes, shape).mean - p.loc).double()
+    index, _, _ = edits(strokes, shape)
+    free = torch.ones_like(moved, dtype=torch.bool)
+    free[index] = False  # what is painted need not lie in the span of P
+    factor = p.cov_factor.double()[free]
+    return torch.linalg.lstsq(factor, moved[free, None]).solution.norm().item()
+
+
+def condition_sample(
+    p: LowRankNormal, sample: Tensor, strokes: Iterable[Stroke], shape: Shape, noise: Tensor
+) -> Tensor:
+    """The sample y of p, moved by as little as the edits need: y + Σ₁₂(Σ₂₂ + T)⁻¹(b - Tʹη - y₂).
+
+    "Matheron's rule" (Wilson et al., 2021): exact samples of the conditional distribution, which
+    vary smoothly with the edits. `noise` (S,) are the standard normal η of soft edits, T = TʹTʹ.
+    """
+    check_shape(p, shape)
+    index, values, variance = (x.to(p.loc.device) for x in edits(strokes, shape))
+    if not index.numel():
+        return sample
+    wanted = values - variance.sqrt() * noise[index].double()
+    shifted = p.loc[index].double() + wanted - sample[index].double()
+    moved = sample + (p.condition(index, shifted, variance).mean - p.loc)
+    exact = variance == 0
+    moved[index[exact]] = values[exact].to(moved.dtype)
+    return moved
+
+
+def check_shape(p: LowRankNormal, shape: Shape) -> None:
+    """Raises ValueError unless p is one distribution over images of this shape."""
+    if not isinstance(p, LowRankNormal):
+        raise ValueError(f"the distribution must be a LowRankNormal, not {type(p).__name__}")
+    if len(shape) != 3 or not all(isinstance(n, Integral) and n > 0 for n in shape):
+        raise ValueError(f"shape must be (channels, height, width), not {tuple(shape)}")
+    if shape[2] in (1, 3) and shape[0] > 4:
+        raise ValueError(
+            f"shape must be (channels, height, width), but {tuple(shape)} ends in them"
+        )
+    if p.batch_shape or p.event_shape[0] != math.prod(shape):
+        raise ValueError(
+            f"the distribution must be one over {math.prod(shape)} values, channels x height x "
+            f"width = {'x'.join(map(str, shape))}, not {tuple(p.batch_shape)} over "
+            f"{p.event_shape[0]}; take one of a batch by p[number]"
+        )
+
+
+def every(p: LowRankNormal, shape: Shape, step: int) -> LowRankNormal:
+    """The distribution of every step-th pixel along both axes, in float64: a normal's marginal."""
+    check_shape(p, shape)
+    kept = torch.arange(p.event_shape[0]).unflatten(0, shape)[:, ::step, ::step].flatten()
+    loc, factor, diag = p.loc[kept].double(), p.cov_factor[kept].double(), p.cov_diag[kept].double()
+    return p._derived(loc, factor, diag)  # variances of zero, after exact edits, are valid there
+
+
+def removed_variance(p: LowRankNormal, shape: Shape, noise_variance: float = 0.0) -> Tensor:
+    """How much variance of the whole image goes once a pixel's colour is known: (H, W).
+
+    For the values 2 of one pixel, tr(Σ₁₂(Σ₂₂ + τI)⁻¹Σ₂₁), where Σ₂·Σ·₂ = P₂GP₂ᵀ + P₂P₂ᵀD₂ +
+    D₂P₂P₂ᵀ + D₂², G = PᵀP: C×C matrices, whose number is that of the pixels. float64.
+    """
+    check_shape(p, shape)
+    channels = shape[0]
+    factor = p.cov_factor.double().contiguous()
+
+    def blocks(a: Tensor, b: Tensor) -> Tensor:  # for each pixel a₂ b₂ᵀ: (pixels, C, C)
+        a, b = (x.unflatten(0, (channels, -1)) for x in (a, b))
+        return torch.linalg.vecdot(a[:, None], b[None]).permute(2, 0, 1)
+
+    diag = p.cov_diag.double().unflatten(0, (channels, -1)).T  # (pixels, C)
+    inner = blocks(factor, factor)
+    square = blocks(factor @ (factor.mT @ factor), factor)
+    square = square + inner * (diag[:, None] + diag[:, :, None]) + torch.diag_embed(diag.square())
+    known = inner + torch.diag_embed(diag + noise_variance)
+    # Of values that are fixed already nothing is left to learn; their rows and columns are zero.
+    known = known + torch.diag_embed((known.diagonal(dim1=1, dim2=2) == 0).to(known))
+    removed = torch.linalg.solve(known, square).diagonal(dim1=1, dim2=2).sum(1)
+    return removed.reshape(shape[1:])
+
+
+def reveal(
+    p: LowRankNormal, truth: Tensor, pixels: Sequence[int], shape: Shape, std: float = 0.0
+) -> list[float]:
+    """Root mean square error of the conditional mean when pixels of an image (C, H, W) are told.
+
+    After none, one, two … of `pixels`, over all values of the image.
+    """
+    flat = truth.to(p.loc).flatten()
+    colours = flat.unflatten(0, (shape[0], -1)).T.tolist()
+    told = [stroke([pixel], colours[pixel], shape, std) for pixel in pixels]
+    means = (condition(p, told[:count], shape).mean for count in range(len(told) + 1))
+    return [(mean - flat).square().mean().sqrt().item() for mean in means]
+
+
+def telling(
+    p: LowRankNormal, images: Tensor, count: int, std: float
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """What knowing pixels is worth, most telling first and in random order, exact and soft.
+
+    p is the batch (N,) of distributions of images (N, C, H, W). Two groups of curves, means over
+    the images after 0 … count pixels: the share of the variance that is left by soft edits, and the
+    error of the conditional mean of the image that the pixels come from.
+    """
+    shape, stream = tuple(images.shape[1:]), torch.Generator().manual_seed(0)
+    left, errors = defaultdict(list), defaultdict(list)
+    for one, truth in zip((p[number] for number in range(len(images))), images, strict=True):
+        best, variances = greedy_pixels(one, shape, count, std**2)
+        random = torch.randperm(shape[1] * shape[2], generator=stream)[:count].tolist()
+        left["most telling first"].append(variances)
+        left["random order"].append(remaining(one, random, shape, std))
+        errors["most telling, soft"].append(reveal(one, truth, best, shape, std))
+        errors["random, soft"].append(reveal(one, truth, random, shape, std))
+        errors["most telling, exact"].append(reveal(one, truth, best, shape))
+    mean = {k: torch.tensor(v).mean(0) for k, v in left.items()}
+    shares = {k: (v / v[0]).tolist() for k, v in mean.items()}
+    return shares, {k: torch.tensor(v).mean(0).tolist() for k, v in errors.items()}
+
+
+def remaining(p: LowRankNormal, pixels: Sequence[int], shape: Shape, std: float) -> list[float]:
+    """The mean variance per value that is left after none, one, two … of the pixels are known."""
+    left = [p.variance.double().mean().item()]
+    for pixel in pixels:
+        p = condition(p, [stroke([pixel], 0.5, shape, std)], shape)
+        left.append(p.variance.double().mean().item())
+    return left
+
+
+def greedy_pixels(
+    p: LowRankNormal, shape: Shape, count: int, noise_variance: float = 0.0
+) -> tuple[list[int], list[float]]:
+    """Which pixels tell most: each removes the most variance given those before it.
+
+    Returns their numbers, and the mean variance per value that is left after none, one, two ...
+    Colours don't matter: a normal distribution's conditional variance is the same for all.
+    """
+    pixels, given, std = [], p, math.sqrt(noise_variance)
+    for _ in range(count):
+        pixels.append(int(removed_variance(given, shape, noise_variance).argmax()))
+        given = condition(given, [stroke(pixels[-1:], 0.5, shape, std)], shape)
+    return pixels, remaining(p, pixels, shape, std)

@@ -1,0 +1,298 @@
+"""What is measured of a trained model, once, and kept beside its weights."""
+
+import hashlib
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sos import datasets
+from sos.analysis import metrics
+from sos.analysis.sampling import BATCH, data_residuals, sampled_residuals, test_images
+from sos.config import Data, Evaluation
+from sos.distributions.low_rank_normal import LowRankNormal
+from sos.system import distributed, paths
+from sos.system.devices import device, generator
+from sos.system.progress import tqdm
+from sos.training.store import Model, machine
+
+VERSION = 1  # bump when the same model no longer gives the same numbers
+# What is compared with real images: μ + t(y - μ), y ~ p(y|z). The paper has t = 0 and 1.
+IMAGES = {"means": 0.0, "half_samples": 0.5, "samples": 1.0}
+SPLIT_DRAWS = 512  # draws of z for variances and correlations
+VARIANCE_DRAWS = 16  # samples of y for each z where the exact variance takes seconds
+REACH = 16  # pixels over which correlations are followed
+
+
+@cache
+def extractor(name: str) -> metrics.Extractor:
+    """ "efficientnet-lite0" or "inception"; only the latter's distance is called FID."""
+    known = {"efficientnet-lite0": metrics.efficientnet_lite0, "inception": metrics.inception}
+    if name not in known:
+        raise ValueError(f"extractor is {name!r}; expected one of {', '.join(known)}")
+    return known[name](device=device())
+
+
+def real_statistics(
+    data: Data, split: str, count: int, extractor_name: str
+) -> metrics.FeatureStatistics:
+    """Feature statistics of the first `count` images of a split, cached on disk."""
+    name = f"{datasets.cache_key(data, split)}-{count}-{extractor_name}.npz"
+    file = paths.CACHE / "statistics" / name
+    if distributed.broadcast(file.exists()):
+        return metrics.FeatureStatistics.load(file)
+    images = torch.tensor(datasets.load_split(data, split).images[:count])
+    if len(images) < count:
+        raise ValueError(
+            f"{count} images are to be compared, but the {split} split of {data.name} has "
+            f"{len(images)}: lower Evaluation.images in sos/config.py or give more images"
+        )
+    mine = (images[start : start + BATCH] for start in starts(count))
+    statistics = statistics_of(mine, count, extractor_name, f"{data.name} {split}")
+    if distributed.process_index() == 0:
+        statistics.save(file)
+    return statistics
+
+
+def starts(count: int) -> range:
+    """Where those of the batches of `count` images begin that are this process's to look after."""
+    return range(0, count, BATCH)[distributed.process_index() :: distributed.world_size()]
+
+
+def statistics_of(
+    batches: Iterable[Tensor], count: int, extractor_name: str, title: str = ""
+) -> metrics.FeatureStatistics:
+    """Feature statistics of `count` images, of which every process has its own batches."""
+    part, mine = metrics.FeatureStatistics.empty(0), min(count, len(starts(count)) * BATCH)
+    if mine:
+        watched = distributed.process_index() == 0
+        part = metrics.statistics_of(batches, extractor(extractor_name), mine, watched, title)
+    first, *others = (s for s in distributed.all_gather(part) if s.count)
+    for other in others:
+        first.merge(other)
+    return first
+
+
+def floor(data: Data, count: int, generated: int, extractor_name: str) -> float:
+    """Distance of two disjoint sets of real images: what a perfect model would score.
+
+    The second are training images, as many as are generated, if there are so many.
+    """
+    test = real_statistics(data, "test", count, extractor_name)
+    others = min(generated, datasets.count(data, "train"))
+    return metrics.frechet_distance(test, real_statistics(data, "train", others, extractor_name))
+
+
+def generated(model: Model, count: int, kind: str) -> Iterator[Tensor]:
+    """`count` images as uint8 from z ~ N(0, I): a kind of IMAGES, for the same z and noise.
+
+    Among several processes, this one's batches of them.
+    """
+    for start in starts(count):
+        yield generated_batch(model, start, min(BATCH, count - start), kind)
+
+
+@torch.no_grad()
+def generated_batch(model: Model, start: int, size: int, kind: str) -> Tensor:
+    """Those of the generated images that begin at `start`."""
+    stream = generator("evaluation", model.experiment.training.seed, start, device=device())
+    p, scale = model.vae.decode(model.vae.prior(size, stream)), IMAGES[kind]
+    flat = p.mean
+    if scale:
+        flat = flat + scale * (p.rsample(generator=stream) - flat)
+    return metrics.quantise(model.vae.images(flat)).cpu()
+
+
+def kinds(model: Model) -> list[str]:
+    """What of IMAGES a model is measured by: half of white noise is white noise."""
+    network = model.experiment.network
+    return [k for k in IMAGES if k != "half_samples" or network.rank or network.neighbourhood]
+
+
+def write_pngs(model: Model, settings: Evaluation) -> None:
+    """The images behind the distances as <cache>/png/<model>/<kind>/<number>.png.
+
+    Real ones are the kind "real". Files that are there stay; so it goes on after an interruption.
+    """
+    key, data = cache_key(model, settings), model.experiment.data
+    real = torch.from_numpy(datasets.load_split(data, "test").images)
+    counts = {kind: key.get("generated", key["images"]) for kind in kinds(model)}
+    for kind, count in (counts | {"real": key["images"]}).items():
+        folder = paths.CACHE / "png" / model.folder.name / kind
+        shown = tqdm(starts(count), desc=f"{model.experiment.name} {kind}", unit="batch")
+        for start in shown:
+            size = min(BATCH, count - start)
+            files = [folder / f"{number:06d}.png" for number in range(start, start + size)]
+            if all(file.exists() for file in files):
+                continue
+            made = real[start : start + size]
+            if kind in IMAGES:
+                made = generated_batch(model, start, size, kind)
+            for file, image in zip(files, made, strict=True):
+                with paths.replacing(file) as temporary:
+                    pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
+                    Image.fromarray(pixels).save(temporary, format="png")
+
+
+def load_or_measure(model: Model, settings: Evaluation) -> dict[str, float]:
+    """The measurements of a model: released with its weights, cached, or made now and cached."""
+    key = cache_key(model, settings)
+    numbers = distributed.broadcast(measured(model, key))
+    if numbers is not None:
+        return numbers
+    began = time.perf_counter()
+    numbers = distances(model, key, settings.extractor)
+    numbers |= prior_variances(model) | held_out(model)
+    content = {"cache_key": key, "numbers": numbers, **machine()}
+    content["seconds"] = round(time.perf_counter() - began, 1)
+    if distributed.process_index() == 0:
+        paths.write_text(cached_file(model, key), json.dumps(content, indent=1) + "\n")
+    return numbers
+
+
+def measured(model: Model, key: dict) -> dict[str, float] | None:
+    """The measurements of a cache key, if they have been made."""
+    for file in (model.folder / "evaluation.json", cached_file(model, key)):
+        if file.exists():
+            content = json.loads(file.read_text())
+            if content["cache_key"] == key:
+                return content["numbers"]
+    return None
+
+
+def cache_key(model: Model, settings: Evaluation) -> dict[str, str | int]:
+    """What determines the measurements: weights, test images, how many, extractor, code."""
+    available = datasets.count(model.experiment.data, "test")
+    more = {} if settings.generated is None else {"generated": settings.generated}
+    return more | {
+        "weights_sha256": model.meta["weights_sha256"],
+        "data": datasets.cache_key(model.experiment.data, "test"),
+        "images": min(settings.images, available),
+        "extractor": settings.extractor,
+        "version": VERSION,
+    }
+
+
+def cached_file(model: Model, key: dict) -> Path:
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    return paths.CACHE / "evaluations" / f"{model.experiment.name}-{name}.json"
+
+
+def distances(model: Model, key: dict, extractor_name: str) -> dict[str, float]:
+    """Fréchet distances of means and samples to test images, and the floor."""
+    data, result, count = model.experiment.data, {}, key["images"]
+    made = key.get("generated", count)
+    real = real_statistics(data, "test", count, extractor_name)
+    for kind in kinds(model):
+        title = f"{model.experiment.name} {kind}"
+        fake = statistics_of(generated(model, made, kind), made, extractor_name, title)
+        result[f"distance_{kind}"] = metrics.frechet_distance(fake, real)
+    return result | {"distance_floor": floor(data, count, made, extractor_name)}
+
+
+def distance_of(flat: Tensor, data: Data, settings: Evaluation) -> float:
+    """Fréchet distance of images (N, S) that no model made to as many test images."""
+    shape, name = (data.channels, data.height, data.width), settings.extractor
+    parts = (metrics.quantise(part.unflatten(-1, shape)) for part in flat.float().split(BATCH))
+    fake = metrics.statistics_of(parts, extractor(name), len(flat))
+    return metrics.frechet_distance(fake, real_statistics(data, "test", len(flat), name))
+
+
+@torch.no_grad()
+def prior_variances(model: Model) -> dict[str, float]:
+    """Law of total variance over z ~ N(0, I), and the correlation of neighbours in y - μ."""
+    vae, pairs, residuals = model.vae, [], []
+    stream = generator("variances", model.experiment.training.seed, device=device())
+    for z in vae.prior(SPLIT_DRAWS, stream).split(BATCH):
+        p = vae.decode(z)
+        if model.experiment.network.neighbourhood:
+            draws = p.rsample((VARIANCE_DRAWS,), generator=stream)
+            variance = (draws - p.mean).square().mean(0)
+        else:
+            variance = p.variance
+        pairs.append((vae.images(p.mean), vae.images(variance)))
+        residuals.append(vae.images(p.rsample(generator=stream) - p.mean))
+    split = metrics.variance_split(pairs)
+    images = datasets.load_split(model.experiment.data, "test").images
+    data_variance = (images / 255.0).var(axis=0, ddof=1).mean()
+    return {
+        "variance_latent": split.latent,
+        "variance_observation": split.observation,
+        "variance_data": float(data_variance),
+        "neighbour_correlation": metrics.neighbour_correlation(torch.cat(residuals)),
+    }
+
+
+@torch.no_grad()
+def held_out(model: Model) -> dict[str, float]:
+    """The terms of eq. 3 on test images, and how well the covariance is calibrated there.
+
+    `calibration` is the mean of ‖ω̂‖²/R, where ω̂ = (PᵀP + εI)⁻¹Pᵀ(x - μ) is the noise that explains
+    the residual best: 1 where the factor is as large as the residuals in its span, above 1 where
+    it is smaller. `residual_outside` is the variance per pixel that no noise explains.
+    """
+    x = test_images(model, SPLIT_DRAWS)
+    stream = generator("held out", model.experiment.training.seed, device=device())
+    sums: dict[str, float] = defaultdict(float)
+    fixed = model.experiment.network.diagonal
+    for part in x.split(BATCH):
+        noise = torch.randn(len(part), model.vae.latent, generator=stream, device=device())
+        for name, value in vars(model.vae.terms(part, noise)).items():
+            if value is not None:
+                sums[name] += value.item() * len(part)
+        if model.experiment.network.rank and fixed is not None:
+            mean, std = model.vae.encode(part)
+            omega, outside = explained(model.vae.decode(mean + std * noise), part.flatten(1))
+            sums["calibration"] += omega.square().mean(1).sum().item()
+            sums["residual_outside"] += outside.square().mean(1).sum().item()
+    result = {f"test_{name}": value / len(x) for name, value in sums.items()}
+    return result if fixed is None else result | {"epsilon": fixed}
+
+
+def explained(p: LowRankNormal, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The noise ω̂ (batch, R) that explains x - μ best, and what it leaves, in float64; D = εI."""
+    factor, residual = p.cov_factor.double(), (x - p.loc).double()
+    gram = factor.mT @ factor
+    gram.diagonal(dim1=-2, dim2=-1).add_(p.cov_diag.double()[..., 0, None])
+    omega = torch.linalg.solve(gram, factor.mT @ residual[..., None])
+    return omega[..., 0], residual - (factor @ omega)[..., 0]
+
+
+def local_and_global(sampled: Tensor, real: Tensor) -> dict[str, float]:
+    """Residuals of samples beside those of test images, (N, C, H, W): near, far, coarse and fine.
+
+    Correlations of pixels one and a quarter of the height apart, and the ratio of their power at
+    the lowest and at the highest quarter of frequencies.
+    """
+    far, numbers, power = real.shape[2] // 4, {}, {}
+    for name, residuals in (("samples", sampled), ("data", real)):
+        curve = metrics.correlation_by_distance(residuals, far)
+        numbers |= {f"near_{name}": curve[1].item(), f"far_{name}": curve[far].item()}
+        frequency, spectrum = metrics.radial_power_spectrum(residuals)
+        low, high = (frequency > 0) & (frequency < 0.125), frequency > 0.375
+        power[name] = {"coarse": spectrum[low].mean(), "fine": spectrum[high].mean()}
+    ratios = {f"{part}_ratio": (power["samples"][part] / power["data"][part]).item()
+              for part in ("coarse", "fine")}  # fmt: skip
+    return numbers | ratios
+
+
+def correlation_curves(models: dict[str, Model], data: str) -> dict[str, Tensor]:
+    """Correlation of residuals by pixel distance: of both models' samples, and of the data.
+
+    The data's residuals are those that the mean of the SOS-VAE leaves.
+    """
+    residuals = {
+        "β-VAE": sampled_residuals(models[f"{data}-beta"]),
+        "SOS-VAE": sampled_residuals(models[f"{data}-sos"]),
+        "data": data_residuals(models[f"{data}-sos"]),
+    }
+    return {
+        name: metrics.correlation_by_distance(images, REACH - 1)
+        for name, images in residuals.items()
+    }

@@ -1,0 +1,160 @@
+"""Interpolation in the observation space (§4.2, eq. 4 and 8), and in the latent space beside it."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from sos.distributions.low_rank_normal import LowRankNormal
+from sos.models.vae import VAE
+from sos.system.devices import generator
+
+
+def _blend(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
+    return (1 - t) * a + t * b
+
+
+def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
+    """(sin((1 - t) w) a + sin(t w) b) / sin w, w the angle between a and b (eq. 8).
+
+    a, b (..., n); t a number or (...). The angle is that of the normalised vectors, the blend that
+    of the vectors themselves. Parallel and zero vectors are blended linearly; opposite ones pass
+    through a perpendicular of a's, their lengths blended linearly.
+    """
+    a, b = torch.broadcast_tensors(a, b)
+    t = torch.as_tensor(t, dtype=a.dtype, device=a.device).unsqueeze(-1)
+    length_a, length_b = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
+    unit_a, unit_b = a / length_a.where(length_a > 0, 1), b / length_b.where(length_b > 0, 1)
+    apart, along = (
+        (unit_a - unit_b).norm(dim=-1, keepdim=True),
+        (unit_a + unit_b).norm(dim=-1, keepdim=True),
+    )
+    angle = 2 * torch.atan2(apart, along)
+    tiny = 4 * torch.finfo(a.dtype).eps
+    some = (length_a > 0) & (length_b > 0)
+    parallel = (apart <= tiny) | ~some
+    opposite = (along <= tiny) & some & (a.shape[-1] > 1)
+    sine = angle.sin().where(~(parallel | (along <= tiny)), 1)
+    arc = (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / sine
+    axis = torch.zeros_like(a).scatter(-1, unit_a.abs().argmin(-1, keepdim=True), 1.0)
+    aside = axis - (axis * unit_a).sum(-1, keepdim=True) * unit_a
+    aside = aside / aside.norm(dim=-1, keepdim=True).clamp_min(tiny)
+    half_turn = (t * math.pi).cos() * unit_a + (t * math.pi).sin() * aside
+    result = torch.where(opposite, half_turn * _blend(length_a, length_b, t), arc)
+    return torch.where(parallel | ((along <= tiny) & ~opposite), _blend(a, b, t), result)
+
+
+def bilinear_at(corners: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
+    """Spherical interpolation on a square (eq. 8): between corners (4, n) at x, y in [0, 1].
+
+    Corners are top left, top right, bottom left, bottom right; x runs to the right, y down.
+    """
+    top, bottom = (slerp(corners[k], corners[k + 1], x) for k in (0, 2))
+    return slerp(top, bottom, y)
+
+
+def bilinear(corners: Tensor, steps: int) -> Tensor:
+    """`bilinear_at` on a grid, row by row: (4, n) → (steps², n)."""
+    if corners.dim() != 2 or corners.shape[0] != 4 or steps < 2:
+        raise ValueError(
+            f"corners must be (4, n) and steps at least 2, not {tuple(corners.shape)} and {steps}"
+        )
+    t = torch.linspace(0, 1, steps, dtype=corners.dtype, device=corners.device)
+    y, x = torch.meshgrid(t, t, indexing="ij")
+    return bilinear_at(corners, x.flatten(), y.flatten())
+
+
+def corners_of(steps: int) -> list[int]:
+    """Where the corners stand in a grid of steps² images."""
+    return [0, steps - 1, steps * (steps - 1), steps * steps - 1]
+
+
+@dataclass(frozen=True)
+class Square:
+    """Four samples of one distribution and all that lies between them, for one ω_d (eq. 4)."""
+
+    p: LowRankNormal  # one distribution over flat images
+    corners: Tensor  # ω_p (4, R)
+    noise_diag: Tensor  # ω_d (S,), the same everywhere
+
+    def images(self, steps: int) -> Tensor:
+        """(steps², S), row by row."""
+        return self.p.rsample_from(bilinear(self.corners, steps), self.noise_diag)
+
+
+def square(p: LowRankNormal, seed: int) -> Square:
+    """Four random corners of p."""
+    where = p.loc.device
+    stream = generator("square", seed, device=where)
+    corners = torch.randn(4, p.rank, generator=stream, device=where)
+    return Square(p, corners, torch.randn(p.event_shape, generator=stream, device=where))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One square by both ways: images (steps², C, H, W), and what they cost and keep."""
+
+    observation: Tensor
+    latent: Tensor
+    numbers: dict[str, float]
+
+
+@torch.no_grad()
+def compare(vae: VAE, between: Square, steps: int) -> Comparison:
+    """The square of samples, and the square that latent codes of the same corners give.
+
+    The corner images are encoded, their codes m(x) interpolated (eq. 8), and each code decoded to
+    its mean: a sample would need a noise ω_p, which is what the observation space interpolates.
+    """
+    ours = vae.images(between.images(steps))
+    codes = bilinear(vae.encode(ours[corners_of(steps)].clamp(0, 1))[0], steps)
+    theirs = vae.images(vae.decode(codes).mean)
+    wanted = ours[corners_of(steps)]
+    numbers = {
+        "decoder_passes_observation": 1.0,
+        "decoder_passes_latent": float(len(codes)),
+        "corner_rmse_latent": (theirs[corners_of(steps)] - wanted).square().mean().sqrt().item(),
+        "spread_observation": ours.var(0).mean().sqrt().item(),
+        "spread_latent": theirs.var(0).mean().sqrt().item(),
+    }
+    return Comparison(ours, theirs, numbers)
+
+
+def middle_lengths(corners: Tensor) -> dict[str, float]:
+    """How long noise is half-way between two corners, over what it is at the ends.
+
+    Spherical interpolation keeps the length of a draw, √R; the straight line cuts the corner.
+    """
+    a, b = corners[0].double(), corners[1].double()
+    ends = (a.norm() + b.norm()) / 2
+    return {
+        "middle_length_spherical": (slerp(a, b, 0.5).norm() / ends).item(),
+        "middle_length_straight": ((a + b).norm() / 2 / ends).item(),
+    }
+
+
+def milliseconds(work: Callable[[], object], repeats: int = 20) -> float:
+    """The median time of a call, on a GPU until its work is done, after one that warms up."""
+    taken = []
+    for _ in range(repeats + 1):
+        began = time.perf_counter()
+        work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        taken.append(1e3 * (time.perf_counter() - began))
+    return median(taken[1:])
+
+
+@torch.no_grad()
+def frame_costs(vae: VAE, between: Square) -> dict[str, float]:
+    """Milliseconds for one more image of a square: by another noise ω_p, and by another code z."""
+    p, noise, still = between.p, between.corners[0], between.noise_diag
+    z = vae.prior(1)
+    return {
+        "observation": milliseconds(lambda: p.rsample_from(noise, still)),
+        "latent": milliseconds(lambda: vae.decode(z).mean),
+    }

@@ -1,0 +1,15 @@
+"""Distributions over images, which give training its density, its entropy and its variance."""
+
+from sos.distributions.low_rank_normal import LowRankNormal, PrincipalComponents, TrainingTerms
+from sos.distributions.sparse_precision_normal import (
+    LowRankPlusSparseNormal,
+    SparsePrecisionNormal,
+)
+
+__all__ = [
+    "LowRankNormal",
+    "LowRankPlusSparseNormal",
+    "PrincipalComponents",
+    "SparsePrecisionNormal",
+    "TrainingTerms",
+]

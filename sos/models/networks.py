@@ -1,0 +1,388 @@
+"""The paper's encoder, decoder trunk and observation head, for any image size and width (§4.1)."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sos.config import Network
+from sos.distributions.low_rank_normal import LowRankNormal
+from sos.distributions.sparse_precision_normal import (
+    LowRankPlusSparseNormal,
+    SparsePrecisionNormal,
+    neighbour_regression,
+    offsets,
+)
+from sos.system import distributed
+
+Observation = LowRankNormal | SparsePrecisionNormal | LowRankPlusSparseNormal
+
+HEAD_STD = 1e-5  # standard deviation of the heads' initial weights: predictions start constant
+TEMPLATE_STD = 0.2  # several times what z adds to the grid at first
+DIAGONAL_FLOOR = 1e-5  # a learnt variance is softplus(·) + this
+# Smooth limits of log L_kk: conditional standard deviations from 150 down to 0.0025.
+LOG_DIAG = (-5.0, 6.0)
+
+
+def downsampled(size: int) -> int:
+    """Length of an axis after a 3x3 convolution of stride 2 and padding 1: ⌈size / 2⌉."""
+    return (size + 1) // 2
+
+
+def pyramid(height: int, width: int) -> list[tuple[int, int]]:
+    """The four grid sizes of the network, finest first: 218x178 → 109x89 → 55x45 → 28x23."""
+    sizes = [(height, width)]
+    for _ in range(3):
+        sizes.append((downsampled(sizes[-1][0]), downsampled(sizes[-1][1])))
+    return sizes
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """nn.BatchNorm2d; in training the statistics are those of all processes' items together.
+
+    nn.SyncBatchNorm does the same on GPUs alone.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or distributed.world_size() == 1:
+            return super().forward(x)
+        values, count = x.to(self.weight.dtype), x.numel() // x.shape[1]
+        variance, mean = torch.var_mean(values, (0, 2, 3), correction=0)
+        sums = distributed.Sum.apply(torch.cat([count * mean, mean.new_tensor([count])]))
+        counts, mean_of_all = sums[-1].detach(), sums[:-1] / sums[-1]
+        spread = distributed.Sum.apply(count * (variance + (mean - mean_of_all).square()))
+        self.update(mean_of_all, spread, counts)
+        scale = self.weight * (spread / counts + self.eps).rsqrt()
+        shift = self.bias - scale * mean_of_all
+        return (values * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
+
+    @torch.no_grad()
+    def update(self, mean: Tensor, spread: Tensor, count: Tensor) -> None:
+        """The running statistics, of which the variance is unbiased."""
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(spread / (count - 1), self.momentum)
+
+
+# What comes before which normalisation, in `ResidualBase` and in `conv_bn_relu`.
+NORMALISED = {"norm1": "conv1", "norm2": "conv2", "1": "0"}
+
+
+def without_bias(convolution: nn.Conv2d | nn.ConvTranspose2d) -> nn.Conv2d | nn.ConvTranspose2d:
+    """The convolution without its bias, which the normalisation that follows takes away again.
+
+    Its gradient is zero but for rounding. Of a step of 43.7 ms on an H200, at 218x178x3, adding all
+    biases and summing their gradients took 7.7 ms. Made with one all the same, so that the other
+    weights start as they always have.
+    """
+    convolution.register_parameter("bias", None)
+    return convolution
+
+
+def absorb_old_biases(module: nn.Module, state: dict, *_) -> None:
+    """Takes from a state what `without_bias` leaves out: there are released weights that have it.
+
+    The running mean of x + bias less the bias is that of x.
+    """
+    for name in [name for name in state if name.endswith(".running_mean")]:
+        *path, norm, _ = name.split(".")
+        before = NORMALISED.get(norm)  # None: a normalisation that is not of these networks
+        bias = before and state.pop(".".join((*path, before, "bias")), None)
+        if bias is not None:
+            state[name] = state[name] - bias.to(state[name].dtype)
+
+
+class ResidualBase(nn.Module):
+    """conv1 · BN · ReLU · conv2 · BN plus skip, then ReLU; sums and ReLUs in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu_(self.norm1(self.conv1(x)))
+        return F.relu_(self.norm2(self.conv2(y)).add_(self.skip(x)))
+
+
+class Residual(ResidualBase):
+    """conv3x3 · BN · ReLU · conv3x3 · BN plus skip, then ReLU; the first convolution may stride."""
+
+    def __init__(self, channels_in: int, channels_out: int, stride: int = 1):
+        super().__init__()
+        self.conv1 = without_bias(nn.Conv2d(channels_in, channels_out, 3, stride, padding=1))
+        self.norm1 = BatchNorm(channels_out)
+        self.conv2 = without_bias(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        self.norm2 = BatchNorm(channels_out)
+        same = channels_in == channels_out and stride == 1
+        self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1, stride)
+
+
+class ResidualUp(ResidualBase):
+    """`Residual` whose first convolution is transposed, doubling the grid to exactly `size`.
+
+    The paper's skip is a transposed 1x1 convolution of stride 2, which fills one pixel of four
+    and leaves a checkerboard that training has to remove; with `nearest` the skip repeats pixels instead.
+    """
+
+    def __init__(
+        self, channels_in: int, channels_out: int, source: tuple, size: tuple, nearest: bool
+    ):
+        super().__init__()
+        # A transposed convolution of stride 2 gives 2n - 1 rows; the padding supplies the rest.
+        extra = (size[0] - (2 * source[0] - 1), size[1] - (2 * source[1] - 1))
+        transposed = nn.ConvTranspose2d(channels_in, channels_out, 3, 2, 1, output_padding=extra)
+        self.conv1 = without_bias(transposed)
+        self.norm1 = BatchNorm(channels_out)
+        self.conv2 = without_bias(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        self.norm2 = BatchNorm(channels_out)
+        if nearest:
+            repeat = nn.Upsample(size, mode="nearest")
+            self.skip = nn.Sequential(nn.Conv2d(channels_in, channels_out, 1), repeat)
+        else:
+            self.skip = nn.ConvTranspose2d(channels_in, channels_out, 1, 2, output_padding=extra)
+
+
+def conv_bn_relu(channels_in: int, channels_out: int, kernel: int) -> nn.Sequential:
+    """Convolution · BN · ReLU."""
+    convolution = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
+    return nn.Sequential(without_bias(convolution), BatchNorm(channels_out), nn.ReLU(inplace=True))
+
+
+class Encoder(nn.Module):
+    """q(z|x): image (batch, C, H, W) → mean and standard deviation, each (batch, latent)."""
+
+    def __init__(self, channels: int, width: int, latent: int):
+        super().__init__()
+        w = width
+        self.trunk = nn.Sequential(
+            conv_bn_relu(channels, w, 3),
+            *(Residual(w, w), Residual(w, w)),
+            *(Residual(w, 2 * w, stride=2), Residual(2 * w, 2 * w)),
+            *(Residual(2 * w, 4 * w, stride=2), Residual(4 * w, 4 * w)),
+            *(Residual(4 * w, 8 * w, stride=2), Residual(8 * w, 8 * w)),
+            conv_bn_relu(8 * w, 8 * w, 1),
+            nn.AdaptiveMaxPool2d(1),
+            nn.Flatten(),
+        )
+        self.mean = nn.Linear(8 * w, latent)
+        self.variance = nn.Linear(8 * w, latent)
+        self.register_load_state_dict_pre_hook(absorb_old_biases)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.trunk(x).to(self.mean.weight.dtype)  # bfloat16 under autocast
+        with torch.autocast(x.device.type, enabled=False):
+            variance = F.softplus(self.variance(features)) + DIAGONAL_FLOOR
+            return self.mean(features), variance.sqrt()
+
+
+class Decoder(nn.Module):
+    """Latent (batch, latent) → features (batch, head_width, H, W) that the heads read.
+
+    The paper's first layer turns z into a coarse grid with one bias per channel: at z = 0 the grid
+    is the same everywhere, so that whatever all images share has to come through z, as a
+    constant part of the posterior that the prior lacks, or slowly from the zero padding. With
+    `Network.learned_constant` the grid gets a learnt constant image of its own.
+    """
+
+    def __init__(self, height: int, width: int, network: Network):
+        super().__init__()
+        latent, w, nearest = network.latent, network.width, network.nearest_skip
+        full, half, quarter, eighth = pyramid(height, width)
+        self.grid = nn.ConvTranspose2d(latent, latent, eighth)
+        constant = TEMPLATE_STD * torch.randn(latent, *eighth)
+        # Released weights know the learned constant by this name.
+        self.template = nn.Parameter(constant) if network.learned_constant else None
+        self.trunk = nn.Sequential(
+            conv_bn_relu(latent, 8 * w, 1),
+            Residual(8 * w, 8 * w),
+            *(ResidualUp(8 * w, 4 * w, eighth, quarter, nearest), Residual(4 * w, 4 * w)),
+            *(ResidualUp(4 * w, 2 * w, quarter, half, nearest), Residual(2 * w, 2 * w)),
+            *(ResidualUp(2 * w, w, half, full, nearest), Residual(w, w), Residual(w, w)),
+            conv_bn_relu(w, network.head_width or w, 1),
+        )
+        self.register_load_state_dict_pre_hook(absorb_old_biases)
+
+    def forward(self, z: Tensor) -> Tensor:
+        grid = self.grid(z[..., None, None])
+        return self.trunk(grid if self.template is None else grid + self.template)
+
+
+class ObservationHead(nn.Module):
+    """Predict p(y|z) from decoder features (batch, width, H, W), by 1x1 convolutions (§3.3).
+
+    Here are the mean and the covariance factor P, without which `rank` is 0; subclasses add what
+    stands beside PPᵀ. With `mean_only` the prediction is N(μ, εI), whose log-density is the squared
+    error over 2ε: the other parts then get no gradient, and so no step of the optimiser.
+    """
+
+    def __init__(self, channels: int, network: Network):
+        super().__init__()
+        self.width, self.rank = network.head_width or network.width, network.rank
+        self.epsilon = DIAGONAL_FLOOR if network.diagonal is None else network.diagonal
+        self.mean = _head(self.width, channels, bias=0.5)
+        self.factor = _head(self.width, self.rank * channels, bias=0.0) if self.rank else None
+
+    def forward(self, features: Tensor, mean_only: bool = False) -> Observation:
+        """Return p(y|z) over flat images, channel-major: a batch (batch,)."""
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.to(self.mean.weight.dtype)  # bfloat16 under autocast
+            loc = self.mean(features).flatten(1)  # (batch, S), channel-major
+            factor = loc.new_zeros(len(loc), loc.shape[1], 0)
+            if mean_only:
+                return LowRankNormal(loc, factor, self.epsilon, validate_args=False)
+            if self.factor is not None:  # R-major, (batch, R, S), seen as (batch, S, R)
+                factor = _rows(self.factor, features).view(len(loc), self.rank, -1).mT
+            return self.distribution(loc, factor, features)
+
+    def distribution(self, loc: Tensor, factor: Tensor, features: Tensor) -> Observation:
+        """Return the distribution around loc (batch, S) with the factor P (batch, S, R)."""
+        raise NotImplementedError
+
+    def init_covariance(
+        self, features: Tensor, x: Tensor, rank_entropy_target: float | None
+    ) -> Tensor | None:
+        """Start the covariance at its right size for images x, see `sos.training.init_covariance`.
+
+        Returns the mean squared error where another variance than ε now divides it.
+        """
+        raise NotImplementedError
+
+    def residual(self, features: Tensor, x: Tensor) -> Tensor:
+        """Return x - μ (batch, C, H, W)."""
+        return x - self(features, mean_only=True).mean.view_as(x)
+
+    @torch.no_grad()
+    def start_factor_at(self, features: Tensor, length: float) -> None:
+        """Mix the random factors so that P starts with R orthogonal columns of squared `length`.
+
+        T = √λ·E[PᵀP]^{-½} over `features` makes E[(PTᵀ)ᵀPTᵀ] = λI.
+        """
+        factor = self(features).cov_factor.double()  # (batch, S, R)
+        values, vectors = torch.linalg.eigh((factor.mT @ factor).mean(0))
+        scales = (length / values.clamp(min=1e-9 * values[-1])).sqrt()
+        mix = ((vectors * scales) @ vectors.mT).to(self.factor.weight.dtype)
+        for parameter in (self.factor.weight, self.factor.bias):  # (R·C, ...), rank before channel
+            parameter.copy_((mix @ parameter.view(self.rank, -1)).view_as(parameter))
+
+
+class LowRankHead(ObservationHead):
+    """Predict N(μ, PPᵀ + D), with D = εI or, where `Network.diagonal` is None, a learnt diagonal."""
+
+    def __init__(self, channels: int, network: Network):
+        super().__init__(channels, network)
+        inverse_softplus = math.log(math.expm1(DIAGONAL_FLOOR))
+        learnt = network.diagonal is None
+        self.variance = _head(self.width, channels, bias=inverse_softplus) if learnt else None
+
+    def distribution(self, loc: Tensor, factor: Tensor, features: Tensor) -> LowRankNormal:
+        """Return N(μ, PPᵀ + D)."""
+        diagonal = self.epsilon
+        if self.variance is not None:
+            diagonal = (F.softplus(self.variance(features)) + DIAGONAL_FLOOR).flatten(1)
+        return LowRankNormal(loc, factor, diagonal, validate_args=False)
+
+    @torch.no_grad()
+    def init_covariance(
+        self, features: Tensor, x: Tensor, rank_entropy_target: float | None
+    ) -> Tensor | None:
+        """Give P its target entropy ½R log(1 + λ/ε), or a learnt D the mean squared error."""
+        if self.factor is not None and rank_entropy_target is not None:
+            length = self.epsilon * math.expm1(2 * rank_entropy_target / self.rank)
+            self.start_factor_at(features, length)
+        if self.variance is None:
+            return None
+        error = self.residual(features, x).square().mean()
+        self.variance.bias.fill_(torch.log(torch.expm1(error - DIAGONAL_FLOOR)))
+        return error
+
+
+class SparseHead(ObservationHead):
+    """Predict N(μ, PPᵀ + (LLᵀ)⁻¹), L sparse; without P the distribution of Dorta et al. (2018)."""
+
+    def __init__(self, channels: int, network: Network):
+        super().__init__(channels, network)
+        self.neighbourhood = network.neighbourhood
+        # Per value log L_kk, then L_{k+f,k} / L_kk for each neighbour f.
+        each = 1 + len(offsets(self.neighbourhood, channels))
+        self.precision = _head(self.width, each * channels, bias=0.0)
+
+    def distribution(self, loc: Tensor, factor: Tensor, features: Tensor) -> Observation:
+        """Return N(μ, PPᵀ + (LLᵀ)⁻¹), or N(μ, (LLᵀ)⁻¹)."""
+        # Neighbours before channels, as the ranks of P. The ratios L_{k+f,k} / L_kk are minus the
+        # weights with which value k is predicted from later ones: of order one at any noise level.
+        raw = _rows(self.precision, features).view(len(loc), -1, loc.shape[1])
+        low, high = LOG_DIAG
+        above_low, above_high = (F.softplus(raw[:, 0] - x, beta=4) for x in (low, high))
+        log_diag = low + above_low - above_high
+        off_diag = raw[:, 1:] * log_diag.exp()[:, None]
+        shape = (self.mean.out_channels, *features.shape[-2:])
+        local = SparsePrecisionNormal(loc, log_diag, off_diag, shape, validate_args=False)
+        return LowRankPlusSparseNormal(local, factor) if self.rank else local
+
+    @torch.no_grad()
+    def init_covariance(
+        self, features: Tensor, x: Tensor, rank_entropy_target: float | None
+    ) -> Tensor:
+        """Give L the best stationary values for the residual, and P half of it or its target."""
+        if self.factor is not None and rank_entropy_target is not None:
+            length = self.epsilon * math.expm1(2 * rank_entropy_target / self.rank)
+            self.start_factor_at(features, length)
+        residual = self.residual(features, x)
+        error = residual.square().mean()
+        self.start_precision_at(residual)
+        if self.factor is not None and rank_entropy_target is None:
+            self.start_factor_at(features, 0.5 * error * residual[0].numel() / self.rank)
+        return error
+
+    @torch.no_grad()
+    def start_precision_at(self, residuals: Tensor) -> None:
+        """Set the biases of L to the best stationary one for residuals (N, C, H, W)."""
+        variance, weights = neighbour_regression(residuals, self.neighbourhood, pooled=True)
+        bias = torch.cat([-0.5 * variance.log()[None], -weights.T])  # (1 + n, C)
+        self.precision.bias.copy_(bias.flatten())
+
+
+def observation_head(channels: int, network: Network) -> ObservationHead:
+    """Make the head of the distribution that the settings ask for."""
+    head = SparseHead if network.neighbourhood else LowRankHead
+    return head(channels, network)
+
+
+class _Rows(torch.autograd.Function):
+    """W f + b for features f (batch, H·W, width): (batch, out, H·W), without a copy of either.
+
+    The gradient of f lies in memory as f does, other than torch's own: the backward pass of what
+    comes before is several times as fast where its operands lie alike.
+    """
+
+    @staticmethod
+    def forward(ctx, weight: Tensor, bias: Tensor, features: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, features)
+        weights = weight.expand(len(features), -1, -1)
+        return torch.baddbmm(bias[:, None], weights, features.mT)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        weight, features = ctx.saved_tensors
+        weights = weight.expand(len(features), -1, -1)
+        if features.is_contiguous():
+            grad_features = torch.bmm(grad.mT, weights)
+        else:
+            grad_features = torch.bmm(weights.mT, grad).mT
+        return (grad @ features).sum(0), grad.sum((0, 2)), grad_features
+
+
+def _rows(head: nn.Conv2d, features: Tensor) -> Tensor:
+    """The 1x1 convolution of features (batch, width, H, W), as (batch, out, H·W)."""
+    flat = features.permute(0, 2, 3, 1).flatten(1, 2)  # a view; contiguous if channels_last
+    return _Rows.apply(head.weight.flatten(1), head.bias, flat)
+
+
+def _head(width: int, channels: int, bias: float) -> nn.Conv2d:
+    head = nn.Conv2d(width, channels, 1)
+    nn.init.normal_(head.weight, std=HEAD_STD)
+    nn.init.constant_(head.bias, bias)
+    return head
+
+
+def memory_format(network: Network) -> torch.memory_format:
+    """Return channels_last, but not below 16 channels: there oneDNN's weight gradient of strided 1x1
+    convolutions writes past a buffer and can end the process (uxlfoundation/oneDNN#6035)."""
+    return torch.channels_last if network.width >= 16 else torch.contiguous_format

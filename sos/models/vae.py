@@ -1,0 +1,81 @@
+"""The variational autoencoder and the terms of its objective (§3.1–3.3)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sos.config import Data, Network
+from sos.models.networks import Decoder, Encoder, Observation, observation_head
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Hold what equation 3 is made of, each a mean over the batch in nats per image."""
+
+    nll_nats: Tensor  # -log p(x|z), one sample of z per image
+    kl_nats: Tensor  # KL[q(z|x) ‖ p(z)]
+    # The part of H(x|z) that training can move, see `sos.distributions.TrainingTerms`
+    rank_entropy_nats: Tensor
+    squared_error: Tensor  # mean of (x - μ)² over pixels and images, for the record
+    variance: Tensor | None = None  # mean of diag(PPᵀ + D), for the record; None with a sparse L
+
+
+class VAE(nn.Module):
+    """q(z|x) and p(y|z) = N(μ(z), P(z)P(z)ᵀ + D(z)); with rank 0 and a learnt D, the β-VAE."""
+
+    released_dtype = torch.half
+
+    def __init__(self, data: Data, network: Network):
+        super().__init__()
+        self.image_shape = (data.channels, data.height, data.width)
+        self.latent = network.latent
+        self.encoder = Encoder(data.channels, network.width, network.latent)
+        self.decoder = Decoder(data.height, data.width, network)
+        self.head = observation_head(data.channels, network)
+
+    @torch.no_grad()
+    def start_mean_at(self, colour: Tensor) -> None:
+        """Set the bias of μ to one colour (C,)."""
+        self.head.mean.bias.copy_(colour)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of q(z|x), each (batch, latent), for images x in [0, 1]."""
+        return self.encoder(x)
+
+    def decode(self, z: Tensor, mean_only: bool = False) -> Observation:
+        """Return p(y|z) over flat images, channel-major; with `mean_only` as in pre-training."""
+        return self.head(self.decoder(z), mean_only)
+
+    def prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `count` codes z ~ N(0, I)."""
+        like = next(self.parameters())
+        options = {"dtype": like.dtype, "device": like.device, "generator": generator}
+        return torch.randn(count, self.latent, **options)
+
+    def terms(
+        self, x: Tensor, noise: Tensor, mean_only: bool = False, span_gain: float = 0.0
+    ) -> Terms:
+        """Compute the terms of equation 3 for images x (batch, C, H, W), with z = m + s·noise.
+
+        `mean_only` is pre-training (§3.3); `span_gain` is κ of `sos.distributions.TrainingTerms`.
+        """
+        mean, std = self.encode(x)  # q(z|x)
+        p = self.decode(mean + std * noise, mean_only)  # p(y|z)
+        log_prob, entropy, variance = p.training_terms(x.flatten(1), span_gain)
+        kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(1)
+        error = (x.flatten(1) - p.loc.detach()).square().mean()
+        return Terms(-log_prob.mean(), kl.mean(), entropy.mean(), error, variance)
+
+    @torch.no_grad()
+    def init_covariance(self, x: Tensor, rank_entropy_target: float | None) -> Tensor | None:
+        """Start the covariance at its right size for images x, see `sos.training.init_covariance`.
+
+        Returns the mean squared error where another variance than ε now divides it.
+        """
+        features = self.decoder(self.encode(x)[0])
+        return self.head.init_covariance(features, x, rank_entropy_target)
+
+    def images(self, flat: Tensor) -> Tensor:
+        """Reshape flat values (..., S) to images (..., C, H, W)."""
+        return flat.unflatten(-1, self.image_shape)

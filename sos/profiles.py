@@ -1,0 +1,315 @@
+"""The settings of every experiment at every scale: one table, a row for each profile."""
+
+from dataclasses import replace
+from itertools import product
+
+from sos.config import Data, Evaluation, Experiment, Network, Objective, Profile, Training
+
+
+def _pair(data: Data, sos: Network, objective: Objective, training: Training) -> tuple:
+    """β-VAE and SOS-VAE on the same data: they differ in the observation distribution alone.
+
+    The β-VAE has rank 0, a learnt diagonal and no entropy constraint (§3.3: "detrimental"); a nat
+    of KL is worth hundreds of times less to it, so that its multiplier keeps the authors' pace.
+    """
+    return (
+        Experiment(
+            f"{data.name}-beta",
+            data,
+            replace(sos, rank=0, diagonal=None),
+            Objective(objective.kl_target),
+            replace(training, span_gain=0.0),
+        ),
+        Experiment(f"{data.name}-sos", data, sos, objective, training),
+    )
+
+
+def _gray(data: Data, sos: Network, objective: Objective, training: Training) -> tuple:
+    """The gray faces of §4.1: β-VAE, SOS-VAE, and a sparse precision in three ways.
+
+    As Dorta et al. have it; with a constraint on its entropy, as only the SOS-VAE has in the
+    paper; and in the place of the SOS-VAE's D, which is not in the paper. There L is the size of
+    what P leaves, so that the likelihood finds the size of P and needs no constraint.
+    """
+    beta, low_rank = _pair(data, sos, objective, training)
+    sparse = replace(sos, rank=0, diagonal=None, neighbourhood=5)
+    # An entropy of S terms moves by thousands of nats where a rank part moves by one.
+    whole = replace(
+        objective,
+        rank_entropy_target="markov",
+        entropy_damping=objective.entropy_damping / 100,
+        entropy_multiplier_rate=objective.entropy_multiplier_rate / 100,
+    )
+    free = Objective(objective.kl_target)
+    return (
+        replace(beta, name="gray-beta"),
+        Experiment("gray-dorta", data, sparse, free, training),
+        replace(low_rank, name="gray-sos"),
+        Experiment("gray-constrained", data, sparse, whole, training),
+        Experiment("gray-hybrid", data, replace(sparse, rank=sos.rank), free, training),
+    )
+
+
+def _bare(data: Data, small: Data, rank: int, training: Training) -> tuple:
+    """Section 4.5: no network, and D = εI or, on smaller images, a learnt diagonal.
+
+    "paper" is trained as the paper has it, "free" and "span" without the entropy constraint, to
+    the maximum of the likelihood. "shrunk" has three quarters of the target of "paper".
+    """
+    network = Network(width=0, latent=0, rank=rank)
+    whole = Objective(0.0, "ppca")
+    free = Objective(0.0)
+    shrunk = replace(whole, rank_entropy_factor=0.75)
+    gain = replace(training, span_gain=0.05)
+    return (
+        Experiment("bare-paper", data, network, whole, training),
+        Experiment("bare-shrunk", data, network, shrunk, training),
+        Experiment("bare-free", data, network, free, training),
+        Experiment("bare-span", data, network, free, gain),
+        Experiment(
+            "bare-diagonal",
+            small,
+            replace(network, diagonal=None),
+            free,
+            replace(training, init_covariance=True),
+        ),
+    )
+
+
+REMEDIES = (
+    "fixed",
+    "constrained",
+    "pretrained",
+)  # of Appendix A, as names of experiments have them
+
+
+def _ablation(data: Data, network: Network, objective: Objective, training: Training) -> tuple:
+    """Appendix A: the SOS-VAE with each of its remedies on or off, plain gradients throughout.
+
+    The remedies are a fixed diagonal, a constraint on the entropy, and pre-training of the mean; a
+    name has those that are on. All learning rates are constant, as in the paper, but those of the
+    "scheduled" trainings and of the ones with another target: there the rate rises over the first
+    steps after pre-training and decays.
+    """
+    made = {}
+    for on in product((True, False), repeat=3):
+        fixed, constrained, pretrained = on
+        name = "-".join(word for word, is_on in zip(REMEDIES, on, strict=True) if is_on)
+        made[name or "none"] = (
+            network if fixed else replace(network, diagonal=None),
+            objective if constrained else replace(objective, rank_entropy_target=None),
+            training if pretrained else replace(training, pretraining=0),
+        )
+    slow = replace(training, decay=True)
+    half, double = (replace(objective, rank_entropy_factor=factor) for factor in (0.5, 2.0))
+    made["scheduled"] = network, objective, slow
+    made["pretrained-scheduled"] = made["pretrained"][:2] + (slow,)
+    made["half-target"] = network, half, slow
+    made["half-target-undamped"] = network, replace(half, entropy_damping=0.0), slow
+    made["double-target"] = network, double, slow
+    return tuple(Experiment(f"variance-{name}", data, *parts) for name, parts in made.items())
+
+
+def _profile(name: str, evaluation: Evaluation, *groups: tuple) -> Profile:
+    experiments = [experiment for group in groups for experiment in group]
+    return Profile(name, {e.name: e for e in experiments}, evaluation)
+
+
+SMALL = {
+    "learned_constant": True,
+    "nearest_skip": True,
+}  # what short trainings of narrow networks need
+SHORT = {"decay": True, "init_covariance": True, "span_gain": 0.05}
+# A short training cannot wait for multipliers to rise to their 1e4 in steps of the authors' size;
+# with `span_gain` the entropy's multiplier is of the order of one.
+STIFF = {"damping": 2500.0, "multiplier_rate": 300.0}
+# What a nat of KL is worth grows with the number of pixels, and on faces reaches millions. On
+# smooth brains it is worth 1e5; steps as large would wind the multiplier up to 2e6 while 128 latent
+# dimensions still hold the nats of random weights, and for long the mean would learn nothing.
+LARGE_FACES = {"damping": 25_000.0, "multiplier_rate": 3000.0}
+LARGE_BRAINS = {"damping": 5000.0, "multiplier_rate": 100.0}
+BARE = {"decay": True, "flip": False}  # the exact solution is that of the images as they are
+SOFT = {"entropy_damping": 0.2, "entropy_multiplier_rate": 0.005}
+
+PROFILES = {
+    "smoke": _profile(
+        "smoke",
+        Evaluation(images=50),
+        _pair(
+            Data("faces", 32, 32, 3, train=200, validation=20, test=100),
+            Network(width=4, latent=4, rank=5, head_width=16, **SMALL),
+            Objective(kl_target=5.0, rank_entropy_target="ppca", **STIFF, **SOFT),
+            Training(steps=40, pretraining=20, kl_warmup=10, batch=10, learning_rate=4e-3, **SHORT),
+        ),
+        _pair(
+            Data("brains", 40, 32, 1, train=200, validation=20, test=100),
+            Network(width=4, latent=4, rank=5, head_width=16, **SMALL),
+            Objective(kl_target=4.0, rank_entropy_target="ppca", **STIFF, **SOFT),
+            Training(steps=40, pretraining=20, kl_warmup=10, batch=10, learning_rate=4e-3, **SHORT),
+        ),
+        _gray(
+            Data("faces", 32, 32, 1, train=200, validation=20, test=100),
+            Network(width=4, latent=4, rank=5, head_width=16, **SMALL),
+            Objective(kl_target=4.0, rank_entropy_target="ppca", **STIFF, **SOFT),
+            Training(steps=40, pretraining=20, kl_warmup=10, batch=10, learning_rate=4e-3, **SHORT),
+        ),
+        _bare(
+            Data("faces", 32, 32, 3, train=200, validation=20, test=50),
+            Data("faces", 32, 32, 3, train=200, validation=20, test=50),
+            5,
+            Training(steps=100, pretraining=20, batch=20, learning_rate=3e-2, **BARE),
+        ),
+        _ablation(
+            Data("faces", 32, 32, 3, train=200, validation=20, test=50),
+            Network(width=4, latent=4, rank=5, head_width=16, **SMALL),
+            Objective(kl_target=5.0, rank_entropy_target="ppca", **STIFF),
+            Training(steps=30, pretraining=10, kl_warmup=10, batch=10, learning_rate=4e-3,
+                     stop_at_variance=1e4),
+        ),
+    ),
+    "demo": _profile(
+        "demo",
+        Evaluation(images=2000),
+        _pair(
+            Data("faces", 64, 64, 3, train=5000, validation=500, test=2000),
+            Network(width=16, latent=10, head_width=64, **SMALL),
+            Objective(kl_target=8.0, rank_entropy_target="ppca", **STIFF, **SOFT),
+            Training(steps=900, pretraining=250, kl_warmup=200, batch=16, learning_rate=1.5e-3,
+                     **SHORT),
+        ),
+        _pair(
+            Data("brains", 80, 64, 1, train=5000, validation=500, test=2000),
+            Network(width=16, latent=10, head_width=64, **SMALL),
+            Objective(kl_target=12.0, rank_entropy_target="ppca", **STIFF, **SOFT),
+            Training(steps=900, pretraining=250, kl_warmup=200, batch=16, learning_rate=1.5e-3,
+                     **SHORT),
+        ),
+        _gray(
+            Data("faces", 64, 64, 1, train=5000, validation=500, test=2000),
+            Network(width=16, latent=10, head_width=64, **SMALL),
+            Objective(kl_target=8.0, rank_entropy_target="ppca", **STIFF, **SOFT),
+            Training(steps=850, pretraining=200, kl_warmup=150, batch=16, learning_rate=1.5e-3,
+                     **SHORT),
+        ),
+        _bare(
+            Data("faces", 64, 64, 3, train=5000, validation=500, test=2000),
+            Data("faces", 32, 32, 3, train=3000, validation=500, test=1000),
+            25,
+            Training(steps=2000, pretraining=100, batch=50, learning_rate=1e-2, **BARE),
+        ),
+        _ablation(
+            Data("faces", 32, 32, 3, train=3000, validation=500, test=1000),
+            Network(width=8, latent=10, head_width=64, **SMALL),
+            Objective(kl_target=8.0, rank_entropy_target="ppca", **STIFF),
+            Training(steps=350, pretraining=100, kl_warmup=100, batch=16, learning_rate=1.5e-3,
+                     stop_at_variance=1e4),
+        ),
+    ),
+    # The paper's network and image sizes in minutes of a GPU, with the help that makes short
+    # trainings work.
+    "paper-simulated": _profile(
+        "paper-simulated",
+        Evaluation(images=2000),
+        _pair(
+            Data("faces", 218, 178, 3, train=5000, validation=500, test=2000),
+            Network(**SMALL),
+            Objective(kl_target=8.0, rank_entropy_target="ppca", **LARGE_FACES, **SOFT),
+            Training(steps=1500, pretraining=450, kl_warmup=200, learning_rate=3e-4, **SHORT),
+        ),
+        _pair(
+            Data("brains", 233, 197, 1, train=5000, validation=500, test=2000),
+            Network(**SMALL),
+            Objective(kl_target=12.0, rank_entropy_target="ppca", **LARGE_BRAINS, **SOFT),
+            Training(steps=1500, pretraining=450, kl_warmup=200, learning_rate=3e-4, **SHORT),
+        ),
+        _gray(
+            Data("faces", 64, 64, 1, train=5000, validation=500, test=2000),
+            Network(**SMALL),
+            Objective(kl_target=8.0, rank_entropy_target="ppca", **STIFF, **SOFT),
+            Training(steps=1600, pretraining=500, kl_warmup=400, learning_rate=5e-4, **SHORT),
+        ),
+        _bare(
+            Data("faces", 218, 178, 3, train=5000, validation=500, test=2000),
+            Data("faces", 64, 64, 3, train=5000, validation=500, test=2000),
+            25,
+            Training(steps=2000, pretraining=100, batch=50, learning_rate=1e-2, **BARE),
+        ),
+        _ablation(
+            Data("faces", 64, 64, 3, train=5000, validation=500, test=2000),
+            Network(**SMALL),
+            Objective(kl_target=8.0, rank_entropy_target="ppca", **STIFF),
+            Training(steps=1600, pretraining=500, kl_warmup=400, learning_rate=5e-4,
+                     stop_at_variance=1e4),
+        ),
+    ),
+    # The paper's network and constants (§4.1); what it leaves open is as the authors' code has it.
+    "paper": _profile(
+        "paper",
+        Evaluation(images=50_000, generated=50_000),  # of real ones, as many as there are
+        _pair(
+            Data("faces", 218, 178, 3, train=7000, validation=1000, test=2000),
+            Network(),
+            Objective(kl_target=45.0, rank_entropy_target=189.87),  # ξ_H = -504,750
+            Training(steps=28_000, pretraining=840),  # 100 and 3 epochs
+        ),
+        _pair(
+            Data("brains", 233, 197, 1, train=7000, validation=1000, test=2000),
+            Network(),
+            Objective(kl_target=15.0, rank_entropy_target=190.70),  # ξ_H = -198,906
+            Training(steps=28_000, pretraining=840),
+        ),
+        _gray(
+            Data("faces", 64, 64, 1, train=7000, validation=1000, test=2000),
+            Network(),
+            Objective(kl_target=45.0, rank_entropy_target=136.50),  # ξ_H = -17,630; ξ_KL not stated
+            Training(steps=28_000, pretraining=840),
+        ),
+        _bare(
+            Data("faces", 218, 178, 3, train=7000, validation=1000, test=2000),
+            Data("faces", 64, 64, 3, train=7000, validation=1000, test=2000),
+            25,
+            Training(steps=7000, pretraining=350, batch=50, learning_rate=1e-2, **BARE),
+        ),
+        _ablation(
+            Data("faces", 64, 64, 3, train=7000, validation=1000, test=2000),
+            Network(),
+            Objective(kl_target=45.0, rank_entropy_target="ppca"),
+            Training(steps=28_000, pretraining=840, stop_at_variance=1e4),
+        ),
+    ),
+}  # fmt: skip
+
+
+OFFICIAL = {"train": 162_770, "validation": 19_867, "test": 19_962}  # images of CelebA
+
+
+def profile(name: str = "demo", images: dict | None = None) -> Profile:
+    """A row of PROFILES, with other images than simulated ones where `images` names a place.
+
+    "faces": a folder of images; "celeba", "biobank": the paper's data sets. Other entries are
+    fields of `Data` for these, as "partition".
+    """
+    how = dict(images or {})
+    faces, celeba, biobank = (how.pop(key, None) for key in ("faces", "celeba", "biobank"))
+    if name not in PROFILES:
+        raise ValueError(f"profile is {name!r}; expected one of {', '.join(PROFILES)}")
+    if faces and celeba:
+        raise ValueError("faces and celeba both take the simulated faces' place: give one of them")
+    chosen, read = PROFILES[name], {}
+    if faces or celeba:
+        kind, place = ("folder", faces) if faces else ("celeba", celeba)
+        read["faces"] = {"name": kind, "folder": place, **how}
+        if faces:
+            from sos.datasets import folder  # which knows what the settings here mean
+
+            if folder.is_gray(faces):  # in colour their samples would be tinted
+                read["faces"]["channels"] = 1
+    if biobank:
+        read["brains"] = {"name": "biobank", "folder": biobank, **how}
+    if name == "paper" and how.get("partition") == "official" and celeba:
+        read["faces"] |= OFFICIAL
+    experiments = {
+        key: replace(e, data=replace(e.data, **read.get(e.data.name, {})))
+        for key, e in chosen.experiments.items()
+    }
+    return replace(chosen, experiments=experiments) if read else chosen

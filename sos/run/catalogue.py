@@ -1,0 +1,114 @@
+"""The notebooks of the collection: what each shows, what it needs, how long it takes."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from sos import profiles
+from sos.system import paths
+
+RUN_TIMES = paths.NOTEBOOKS / "run_times.json"  # seconds of each notebook, renewed by --write
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One notebook of the collection and what has to exist before it runs."""
+
+    name: str
+    section: str  # of the paper
+    shows: str
+    experiments: tuple[str, ...] = ()  # keys of Profile.experiments
+
+    @property
+    def source(self) -> Path:
+        return paths.NOTEBOOKS / f"{self.name}.ipynb"
+
+
+EXPERIMENTS = profiles.PROFILES["demo"].experiments  # the other profiles have the same keys
+SOS_MODELS = ("faces-sos", "brains-sos")
+NOTEBOOKS = (
+    Notebook("00_start_here", "3.3", "this map, a tour of the distribution, the images"),
+    Notebook(
+        "01_beta_vae_vs_sos_vae",
+        "4.1",
+        "Figures 1 and 2a–d, Table 1 (first eight rows), coherence",
+        ("faces-beta", "faces-sos", "brains-beta", "brains-sos"),
+    ),
+    Notebook(
+        "02_dorta_comparison",
+        "4.1",
+        "Figure 3, Table 1 (last six rows), local against global structure, costs",
+        ("gray-beta", "gray-dorta", "gray-sos", "gray-constrained", "gray-hybrid"),
+    ),
+    Notebook(
+        "03_interpolation",
+        "4.2",
+        "Figure 4, and the same by way of the latent space",
+        SOS_MODELS,
+    ),
+    Notebook(
+        "04_component_scaling",
+        "4.3, B",
+        "Figures 5, 9, 10, what each component moves",
+        SOS_MODELS,
+    ),
+    Notebook(
+        "05_interactive_editing",
+        "4.4, C",
+        "Figures 6, 11–14, samples and uncertainty given edits, soft edits, pages",
+        SOS_MODELS,
+    ),
+    Notebook(
+        "06_pca_comparison",
+        "4.5",
+        "Figure 7, and the exact solution: how good is back-propagation?",
+        tuple(name for name in EXPERIMENTS if name.startswith("bare-")),
+    ),
+    Notebook(
+        "07_stabilising_the_variance",
+        "3.3, A",
+        "Figure 8, each stabiliser on and off, traces, wrong targets",
+        tuple(name for name in EXPERIMENTS if name.startswith("variance-")),
+    ),
+)
+
+
+def run_times() -> dict[str, float]:
+    """{notebook: seconds} as recorded with released weights."""
+    return json.loads(RUN_TIMES.read_text()) if RUN_TIMES.exists() else {}
+
+
+def record_time(notebook: Notebook, seconds: float) -> None:
+    """Renews the run time that notebook 00 shows, unless it is the old one give or take a half."""
+    times = run_times()
+    if not 1 / 1.5 < seconds / times.get(notebook.name, 1e-9) < 1.5:
+        times[notebook.name] = round(seconds)
+        paths.write_text(RUN_TIMES, json.dumps(times, indent=1, sort_keys=True) + "\n")
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
+
+
+def map_of_notebooks() -> str:
+    """Notebook, section, what it shows, seconds: Markdown for notebook 00."""
+    from sos.figures import report
+    from sos.training import store
+
+    measured = run_times()
+    rows = []
+    for notebook in NOTEBOOKS:
+        needed = [profiles.PROFILES["demo"].experiments[name] for name in notebook.experiments]
+        trained = [store.recorded_seconds(e, "released") for e in needed]
+        seconds = measured.get(notebook.name)
+        rows.append(
+            (
+                f"[{notebook.name}]({notebook.name}.ipynb)",
+                notebook.section,
+                notebook.shows,
+                report.NOT_RUN if seconds is None else f"{seconds:.0f} s",
+                report.NOT_RUN if None in trained else minutes(sum(trained)) if trained else "–",
+            )
+        )
+    header = ("notebook", "section", "shows", "with released weights", "training it needs")
+    return report.markdown_table(header, rows)

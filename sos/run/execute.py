@@ -1,0 +1,155 @@
+"""One notebook run by papermill, whatever the user's own environment is."""
+
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sos.system import paths
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+LONGEST_SOCKET = 80  # characters of a folder in which sockets, of 100 or so, still get names
+# What a user sets for other work; some of it reaches into kernels and figures.
+OTHERS = re.compile(
+    r"JUPYTER|IPYTHON|PAPERMILL|MPL|MATPLOTLIB|LC_|LANG|TQDM|COLUMNS$|LINES$|NO_COLOR$|.*FORCE_COLOR$"
+    r"|PYTHON(STARTUP|WARNINGS|OPTIMIZE|IOENCODING|UTF8|INSPECT|DEVMODE|BREAKPOINT|CASEOK|SAFEPATH)$"
+)
+
+
+def execute(source: Path, target: Path, parameters: dict, figures: Path) -> tuple[str, list[str]]:
+    """Runs the notebook `source` into `target`: whether it is "done" or "FAILED", figures made.
+
+    A failure leaves <name>.failed.ipynb, as far as it got, and <name>.log beside the target.
+    Raises OSError where there is no room, or no right, to write.
+    """
+    partial, log = target.with_suffix(".failed.ipynb"), target.with_suffix(".log")
+    began = time.time()
+    with tempfile.TemporaryDirectory(
+        prefix="sos-", dir=_short_folder(), ignore_cleanup_errors=True
+    ) as private:
+        copy = Path(private, target.name)  # papermill writes cell by cell
+        state = _execute(source, copy, parameters, Path(private), log)
+        made = _made_since(began, figures)
+        drawn, shown = sum(name.endswith(".png") for name in made), pictures(copy)
+        if state == "done" and shown < drawn:
+            state = f"FAILED: it drew {drawn} figures and shows {shown}"
+        if copy.exists():
+            with paths.replacing(target if state == "done" else partial) as temporary:
+                shutil.copyfile(copy, temporary)
+    if state == "done":
+        log.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
+    return state, made
+
+
+def _execute(source: Path, copy: Path, parameters: dict, private: Path, log: Path) -> str:
+    """Runs the notebook into `copy`: "done", or "FAILED" with the whole story in `log`."""
+    import papermill
+    from traitlets.config import Config
+
+    # Kernels over sockets in a private folder: no ports to race for, no warning about TCP.
+    settings = Config()
+    for manager in (settings.KernelManager, settings.AsyncKernelManager):
+        manager.transport, manager.ip = "ipc", f"{private}/k"
+    try:
+        with batch_environment(private):
+            papermill.execute_notebook(
+                source, copy, parameters=parameters, cwd=paths.NOTEBOOKS,
+                progress_bar={"desc": source.stem, "position": 1, "leave": False},
+                autosave_cell_every=0, config=settings, kernel_name="python3", start_timeout=300,
+            )  # fmt: skip
+    except Exception as error:  # one notebook's failure must not stop the others
+        lines = getattr(error, "traceback", None) or [f"{type(error).__name__}: {error}"]
+        if type(error).__name__ == "DeadKernelError":
+            lines = [f"{lines[0]}: the system ended it, most often for want of memory"]
+        paths.write_text(log, ANSI.sub("", "\n".join(lines)) + "\n")
+        print(f"{source.stem}: {ANSI.sub('', lines[-1])[-2000:]}", file=sys.stderr)
+        return "FAILED"
+    return "done"
+
+
+def _short_folder() -> str | None:
+    """Where sockets fit: None for the usual place of temporary files, unless its name is long."""
+    usual = tempfile.gettempdir()
+    return "/tmp" if len(usual) > LONGEST_SOCKET and os.access("/tmp", os.W_OK) else None
+
+
+def _made_since(began: float, folder: Path) -> list[str]:
+    """Figures, tables and results written since then, relative to their folder."""
+    files = (f for f in folder.rglob("[!.]*.*") if f.stat().st_mtime >= began)
+    return sorted(file.relative_to(folder).as_posix() for file in files)
+
+
+def _cells(copy: Path) -> list[dict]:
+    """The code cells of an executed notebook; none where it is empty or cut."""
+    try:
+        cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError, KeyError):
+        return []
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def pictures(copy: Path) -> int:
+    """How many pictures an executed notebook shows."""
+    outputs = (output for cell in _cells(copy) for output in cell["outputs"])
+    kinds = {"image/png", "image/jpeg"}
+    return sum(bool(kinds & set(output.get("data", ()))) for output in outputs)
+
+
+def failing_cell(copy: Path) -> str:
+    """The last cell that papermill began, as a reader of the partial copy sees it."""
+    code = _cells(copy)
+    begun = [n for n, c in enumerate(code) if c["metadata"].get("papermill", {}).get("start_time")]
+    if not begun:
+        return "its start"
+    source = "".join(code[begun[-1]]["source"]).strip()
+    return f"cell [{begun[-1] + 1}] `{source.splitlines()[0] if source else ''}`"
+
+
+@contextmanager
+def batch_environment(private: Path) -> Iterator[None]:
+    """The environment of kernels that nobody watches; on leaving, it is as it was.
+
+    Settings, start-up files and kernels of the user's stay out of it, and so do the backend, styles
+    and language that they chose: what is executed must not depend on them.
+    """
+    from ipykernel.kernelspec import write_kernel_spec
+
+    before = dict(os.environ)
+    others = [entry for entry in [before.get("PYTHONPATH")] if entry]
+    write_kernel_spec(
+        private / "data" / "kernels" / "python3"
+    )  # this Python, wherever it came from
+    (private / "matplotlibrc").touch()
+    kept = {name: value for name, value in before.items() if not OTHERS.match(name)}
+    ours = {
+        "TQDM_DISABLE": "1",  # a bar would be stored as text that differs from run to run
+        "SOS_BATCH": "1",
+        "SOS_CACHE": str(paths.CACHE.absolute()),  # kernels work in another directory
+        "SOS_FIGURES": str(paths.FIGURES.absolute()),
+        "PYTHONPATH": os.pathsep.join([str(paths.PACKAGE.parent), *others]),
+        "LANG": "C.UTF-8",
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "MATPLOTLIBRC": str(private / "matplotlibrc"),
+        "MPLCONFIGDIR": str((paths.CACHE / "matplotlib").absolute()),  # its list of fonts
+        "IPYTHONDIR": str(private / "ipython"),
+        "JUPYTER_CONFIG_DIR": str(private / "config"),
+        "JUPYTER_DATA_DIR": str(private / "data"),
+        "JUPYTER_RUNTIME_DIR": str(private / "runtime"),
+    }
+    _replace_environment(kept | ours)
+    try:
+        yield
+    finally:
+        _replace_environment(before)
+
+
+def _replace_environment(variables: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)

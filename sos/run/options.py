@@ -1,0 +1,126 @@
+"""The options of run_all.sh, checked and with messages that help."""
+
+import argparse
+import re
+from pathlib import Path
+
+from sos import profiles
+from sos.run.catalogue import NOTEBOOKS, Notebook
+from sos.system import paths
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="run_all.sh",
+        description="Regenerates every figure and table: data, training, notebooks.",
+        epilog="Interrupted at any point, the same command goes on where it was.",
+    )
+    add = parser.add_argument
+    add("--profile", choices=tuple(profiles.PROFILES), default="demo", type=str.lower,
+        help="smoke: tiny; demo (default): two CPU cores; paper-simulated: the paper's network, "
+        "trained for minutes of a GPU; paper: its network and constants")  # fmt: skip
+    add("--only", metavar="NN", action="extend", nargs="+", default=[],
+        help="these notebooks alone, by number or name: --only 01 03")  # fmt: skip
+    add("--dry-run", action="store_true",
+        help="print the plan, with how long it takes here, and end")  # fmt: skip
+    add("--weights", choices=("train", "released"), default="train",
+        help="train (default): train here what is not in the cache; released: use the published "
+        "weights where they fit the configuration")  # fmt: skip
+    add("--fresh", action="store_true",
+        help="train and execute again even what is cached")  # fmt: skip
+    add("--faces", metavar="DIR", type=Path,
+        help="a folder of your own images (any size) in place of the simulated faces")  # fmt: skip
+    add("--data", choices=("real", "simulated"),
+        help="real: CelebA and brain volumes or slices; simulated (default, but for the profile "
+        "paper): as many images of the same sizes, made here")  # fmt: skip
+    add("--celeba", metavar="PLACE", type=Path,
+        help="where CelebA lies: a folder, img_align_celeba.zip or Parquet files (default "
+        "data/celeba)")  # fmt: skip
+    add("--biobank", metavar="PLACE", type=Path,
+        help="where brain volumes (.nii.gz) or slices lie (default data/biobank)")  # fmt: skip
+    add("--partition", choices=("subset", "official"), default="subset",
+        help="of CelebA: subset (default): 10,000 images, as the paper; official: all of "
+        "them")  # fmt: skip
+    add("--skip-unreadable", action="store_true",
+        help="leave out images that cannot be read, instead of stopping")  # fmt: skip
+    add("--png", action="store_true",
+        help="also write the images that Table 1 compares as files, in data/cache/png")  # fmt: skip
+    add("--write", action="store_true",
+        help="for maintainers: also renew the committed copies in notebooks/")  # fmt: skip
+    args = parser.parse_args(argv)
+    args.only = [numbered(word, parser) for words in args.only for word in words.split(",")]
+    choose_data(args, parser)
+    if args.fresh and args.weights == "released":
+        parser.error("--fresh trains again and --weights released does not train: choose one")
+    if args.write and (args.profile, args.weights) != ("demo", "released"):
+        parser.error("--write needs --profile demo --weights released, which the copies show")
+    return args
+
+
+def numbered(word: str, parser: argparse.ArgumentParser) -> str:
+    """The number of a notebook from what people call it: 1, 01, 01_beta, a path to it."""
+    stem = Path(word).name.removesuffix(".ipynb")
+    digits = re.match(r"\d*", stem).group().zfill(2)
+    for notebook in NOTEBOOKS:
+        if notebook.name.startswith(stem if len(stem) > 2 else digits):
+            return digits
+    known = "\n  ".join(notebook.name for notebook in NOTEBOOKS)
+    parser.error(f"--only {word}: no such notebook; there are\n  {known}")
+
+
+PLACES = {"faces": "folder", "celeba": "celeba", "biobank": "biobank"}  # option: reader
+
+
+def choose_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Sets faces, celeba and biobank to whole paths, or None; ends with a message that helps."""
+    if args.data is None:
+        real = args.profile == "paper" or args.celeba or args.biobank
+        args.data = "real" if real else "simulated"
+    if args.data == "simulated" and (args.celeba or args.biobank):
+        parser.error("--data simulated reads nothing: leave out --celeba and --biobank")
+    if args.data == "real":
+        # Only one of them given on a small profile: the other stays simulated.
+        both = args.profile == "paper" or not (args.celeba or args.biobank)
+        needs = {name.split("-")[0] for n in chosen_notebooks(args) for name in n.experiments}
+        if both and not args.faces and needs - {"brains"}:
+            args.celeba = args.celeba or paths.DATA / "celeba"
+        if both and "brains" in needs:
+            args.biobank = args.biobank or paths.DATA / "biobank"
+    if args.faces and args.celeba:
+        parser.error("--faces and --celeba both take the simulated faces' place: choose one")
+    for name, reader in PLACES.items():
+        place = getattr(args, name)
+        if place is None:
+            continue
+        from sos.datasets import READERS  # takes a while, and simulated images need none
+
+        place = place.expanduser().resolve()
+        setattr(args, name, place)
+        try:
+            str(place).encode()
+        except UnicodeEncodeError:
+            parser.error(
+                f"--{name} {str(place)!r}: the name is not UTF-8, and no notebook can hold it; "
+                f"rename the folder, or give a link of another name"
+            )
+        try:
+            READERS[reader].scan(str(getattr(args, name)))
+        except (FileNotFoundError, ValueError) as error:
+            parser.error(str(error))
+
+
+def chosen_notebooks(args: argparse.Namespace) -> list[Notebook]:
+    return [n for n in NOTEBOOKS if not args.only or n.name[:2] in args.only]
+
+
+def parameters(args: argparse.Namespace) -> dict:
+    """What papermill puts into the parameters cell of every notebook."""
+    return {"profile": args.profile, "weights": args.weights, "images": images(args)}
+
+
+def images(args: argparse.Namespace) -> dict | None:
+    """Where images are read from and how, as `sos.profiles.profile` takes it; None: simulated."""
+    places = {name: str(place) for name in PLACES if (place := getattr(args, name))}
+    if not places:
+        return None
+    return places | {"partition": args.partition, "skip_unreadable": args.skip_unreadable}

@@ -1,0 +1,208 @@
+"""What a run will do and how long that takes on this machine: measured, then scheduled."""
+
+import heapq
+import shutil
+import statistics
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from joblib import Parallel, cpu_count, delayed
+
+from sos import datasets, models
+from sos.config import Data, Experiment
+from sos.system import devices
+from sos.training import loop, store
+
+STEPS = 3  # of a training that are timed, behind one that warms up
+LONGEST_STEP = 2.0  # seconds; where a step takes longer, one tells enough
+ROOM = 2**28  # bytes that a run needs beside images and models: figures, notebooks, fonts
+
+
+def words(experiment: Experiment) -> str:
+    """What a training is, in words, as its settings have it."""
+    network, objective, run = experiment.network, experiment.objective, experiment.training
+    if network.neighbourhood:
+        parts = ["low rank + sparse precision" if network.rank else "sparse precision"]
+    elif not network.rank:
+        parts = ["β-VAE"]
+    else:
+        parts = ["SOS-VAE" if network.latent else "no network"]
+        parts.append("learnt D" if network.diagonal is None else "fixed D")
+    if objective.rank_entropy_target is not None:
+        parts.append("entropy constraint")
+        if objective.rank_entropy_factor != 1:
+            parts.append(f"at {objective.rank_entropy_factor:g} of its target")
+        if not objective.entropy_damping:
+            parts.append("without damping")
+    elif network.rank and not network.neighbourhood:
+        parts.append("no constraint")
+    if network.latent and not run.pretraining:
+        parts.append("no pre-training")
+    if run.stop_at_variance is not None and run.decay:
+        parts.append("gentle first steps")
+    if not network.latent and run.span_gain:
+        parts.append("span gradient")
+    return ", ".join(parts)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of the clock for each part of a run; None where nothing is known."""
+
+    images: float | None
+    store: float | None
+    notebooks: float
+
+    @property
+    def total(self) -> float | None:
+        known = [self.images, self.models, self.notebooks]
+        return None if None in known else sum(known)
+
+
+def missing_images(data: Data, split: str) -> int:
+    """How many pictures of a split are still to be made or read."""
+    if datasets.is_cached(data, split):
+        return 0
+    started = datasets.partial_folder(datasets.cache_folder(data, split))
+    blocks = len(list(started.glob("*.npz")))
+    return max(0, len(datasets.items(data, split)) - blocks * datasets.BLOCK)
+
+
+def seconds_of_steps(experiment: Experiment) -> tuple[float, float]:
+    """Seconds of a step of pre-training and of one after it, on images of noise."""
+    data, run = experiment.data, experiment.training
+    shape = (2 * run.batch, data.channels, data.height, data.width)
+    images = torch.randint(0, 256, shape, dtype=torch.uint8)
+    target = None if experiment.objective.rank_entropy_target is None else 1.0
+    plain = replace(
+        experiment,
+        objective=replace(experiment.objective, rank_entropy_target=target),
+        training=replace(run, init_covariance=False),
+    )
+    timed = loop.Run(plain, images, torch.device("cpu"))
+    x = images[: run.batch].float() / 255
+    return tuple(
+        _timed(lambda m=mean_only: timed.training_step(x, m)) for mean_only in (True, False)
+    )
+
+
+def _timed(step) -> float:
+    """Median seconds of a call, of several unless it takes long."""
+    step()
+    seconds = []
+    while len(seconds) < STEPS and sum(seconds) < LONGEST_STEP:
+        began = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def _kind(experiment: Experiment) -> tuple:
+    """What a step's time depends on."""
+    data, network = experiment.data, experiment.network
+    size = data.height, data.width, data.channels, experiment.training.batch
+    return size, replace(network, diagonal=network.diagonal and 1.0)
+
+
+def _measured(experiments: Sequence[Experiment], threads: int) -> tuple[float, float]:
+    torch.set_num_threads(threads)
+    return seconds_of_steps(experiments[0])
+
+
+def training_seconds(experiments: Sequence[Experiment]) -> dict[str, float]:
+    """{name: seconds that its training would take from its last checkpoint, beside others}.
+
+    A few steps of each kind of model are timed, as many kinds at once as models are trained.
+    """
+    kinds = {}
+    for experiment in experiments:
+        kinds.setdefault(_kind(experiment), []).append(experiment)
+    jobs = min(len(experiments), cpu_count())
+    threads = max(1, cpu_count() // max(1, jobs))
+    tasks = (delayed(_measured)(group, threads) for group in kinds.values())
+    found = dict(zip(kinds, Parallel(n_jobs=jobs)(tasks), strict=True))
+    result = {}
+    for experiment in experiments:
+        first, other = found[_kind(experiment)]
+        begun = store.steps_done(experiment, "train")
+        early = max(0, experiment.training.pretraining - begun)
+        late = experiment.training.steps - max(begun, experiment.training.pretraining)
+        result[experiment.name] = early * first + late * other
+    return result
+
+
+def scheduled(seconds: Sequence[float], jobs: int) -> float:
+    """Seconds of the clock for tasks that start in this order, so many at a time."""
+    ends = [0.0] * max(1, jobs)
+    for task in seconds:
+        heapq.heappush(ends, heapq.heappop(ends) + task)
+    return max(ends)
+
+
+def estimate(
+    experiments: Sequence[Experiment], untrained: Sequence[Experiment], notebooks: float
+) -> Estimate:
+    """How long images, models and notebooks take here, by what is measured and was recorded.
+
+    Measurements of finished models are taken from the record of the released ones, times the
+    ratio of training seconds here and there. `notebooks`: their seconds, as recorded.
+    """
+    if devices.device().type != "cpu" or not untrained:
+        return Estimate(0.0, None if untrained else 0.0, notebooks)
+    trained = training_seconds(untrained)
+    records = {e.name: store.recorded_seconds(e, "released") for e in untrained}
+    ratios = [trained[name] / record for name, record in records.items() if record]
+    ratio = statistics.median(ratios) if ratios else 1.0
+    work = []
+    for experiment in sorted(untrained, key=lambda e: -e.network.rank):  # as `prepare_all`
+        measuring = store.recorded_seconds(experiment, "released", "evaluation.json") or 0.0
+        work.append(trained[experiment.name] + ratio * measuring)
+    images = sum(map(_seconds_of_images, dict.fromkeys(e.data for e in experiments)))
+    return Estimate(images, scheduled(work, min(len(work), cpu_count())), notebooks)
+
+
+def _seconds_of_images(data: Data) -> float:
+    """What the missing pictures of train and test take on all cores, by two of them on one."""
+    missing = sum(missing_images(data, split) for split in ("train", "test"))
+    if not missing or datasets.can_be_made_gray(data):
+        return 0.0
+    seconds = []
+    for item in datasets.items(data, "test")[:3]:
+        began = time.perf_counter()
+        with suppress(ValueError):  # of which its reading will tell
+            datasets.make(data, item)
+        seconds.append(time.perf_counter() - began)
+    return missing * statistics.fmean(seconds[1:] or seconds) / cpu_count()
+
+
+def bytes_needed(experiments: Sequence[Experiment], untrained: Sequence[Experiment]) -> int:
+    """About how much room the cache takes: images twice while they are made, and checkpoints."""
+    total = ROOM
+    for data in dict.fromkeys(e.data for e in experiments):
+        each = data.height * data.width * data.channels
+        total += 2 * each * sum(missing_images(data, split) for split in datasets.FIRST_INDEX)
+    for experiment in untrained:
+        with torch.device("meta"):
+            model = models.new_model(experiment.data, experiment.network)
+        total += 4 * 4 * sum(p.numel() for p in model.parameters())  # with Adam's two moments
+    return total
+
+
+def free_bytes(folder: Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def amount(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+def clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

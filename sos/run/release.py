@@ -1,0 +1,34 @@
+"""For maintainers: copies the demo's finished models and their evaluations to data/models/.
+
+What is released for a configuration stays; delete its folder there to renew it.
+
+python -m sos.release
+"""
+
+import shutil
+
+from sos import profiles
+from sos.analysis import evaluation
+from sos.system import paths
+from sos.training import store
+
+
+def main() -> None:
+    profile = profiles.profile("demo")
+    for experiment in profile.experiments.values():
+        target = paths.RELEASED / store.cache_key(experiment)
+        if target.exists():
+            continue
+        model = store.load_or_train(experiment, "train")
+        evaluation.load_or_measure(model, profile.evaluation)
+        key = evaluation.cache_key(model, profile.evaluation)
+        with paths.replacing(target) as temporary:
+            shutil.copytree(model.folder, temporary)
+            shutil.copyfile(evaluation.cached_file(model, key), temporary / "evaluation.json")
+            for older in paths.RELEASED.glob(f"{experiment.name}-*"):
+                shutil.rmtree(older)
+        print(target)
+
+
+if __name__ == "__main__":
+    main()

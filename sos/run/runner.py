@@ -1,0 +1,333 @@
+"""The runner behind run_all.sh: plan, data, training, notebooks, summary. Resumable."""
+
+import argparse
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from sos import config, profiles
+from sos.run.catalogue import Notebook, record_time, run_times
+from sos.run.execute import execute as execute_notebook
+from sos.run.execute import failing_cell
+from sos.run.options import arguments, chosen_notebooks, images, parameters
+from sos.system import paths
+
+SOURCES = {".py", ".js", ".css", ".html"}  # of the package, widgets and pages included
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = arguments(argv)
+    if not paths.NOTEBOOKS.is_dir():
+        print(
+            f"there are no notebooks in {paths.NOTEBOOKS}, and an installed package has none: "
+            f"clone the repository to run them. `import sos` and a copied notebook do without it"
+        )
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    pause = "0.5" if sys.stderr.isatty() else "30"  # seconds between two states of a bar
+    os.environ["TQDM_MININTERVAL"] = os.environ.get("TQDM_MININTERVAL", pause)
+    from sos.system import distributed  # the options' listing needs no packages
+
+    if not distributed.is_main_process():  # under torchrun or accelerate
+        with distributed.process_group():
+            prepare_models(args)
+        return 0
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, stop)
+    try:
+        return work(args) if args.dry_run else run_alone(args)
+    except Stopped as stopped:
+        print("\nstopped; the same command goes on from here")
+        return 128 + stopped.number
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT):
+            raise
+        print(f"{error}\nmake room, or let {', '.join(PLACES_TO_WRITE)} name other folders")
+        return 1
+
+
+PLACES_TO_WRITE = ("SOS_CACHE", "SOS_FIGURES", "SOS_EXECUTED")
+
+
+class Stopped(BaseException):
+    """A signal asked this process to end."""
+
+    def __init__(self, number: int):
+        self.number = number
+
+
+def stop(number: int, _) -> None:
+    """Ends trainings and kernels at once, which would have much to say, and raises Stopped."""
+    import psutil  # the options' listing needs no packages
+
+    signal.signal(number, signal.SIG_IGN)
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if "resource_tracker" not in " ".join(child.cmdline()):  # joblib's, which cleans up
+                child.kill()
+    raise Stopped(number)
+
+
+def run_alone(args: argparse.Namespace) -> int:
+    """Does the work, unless another process is at the same."""
+    where = paths.EXECUTED / args.profile
+    for place in (paths.CACHE, paths.FIGURES, where):
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):  # raises where nothing can be written
+            pass
+    with (where / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"another run of profile {args.profile} is at work: wait for it, or stop it")
+            return 2
+        except OSError as error:  # some network file systems have no locks
+            print(f"{where} cannot be locked ({error}): do not run this profile twice at a time")
+        paths.sweep()
+        return work(args)
+
+
+def needed(args: argparse.Namespace) -> list[config.Experiment]:
+    """What the chosen notebooks show."""
+    profile = profiles.profile(args.profile, images(args))
+    names = dict.fromkeys(name for n in chosen_notebooks(args) for name in n.experiments)
+    return [profile.experiments[name] for name in names]
+
+
+def prepare_models(
+    args: argparse.Namespace, finished: Callable[[str], None] = lambda name: None
+) -> dict[str, Exception]:
+    """Trains and measures what is needed; {name: error} of the models that failed."""
+    from sos.run.prepare import prepare_all
+
+    weights = "fresh" if args.fresh else args.weights
+    settings = replace(profiles.PROFILES[args.profile].evaluation, png=args.png)
+    return prepare_all(needed(args), weights, settings, finished)
+
+
+class WholeRun:
+    """One progress bar over trainings and notebooks, with the time that is left."""
+
+    def __init__(self, estimate, experiments: list, notebooks: list[Notebook]):
+        from sos.system.progress import tqdm
+
+        recorded = run_times()
+        # Without an estimate every model counts alike, and as much as ten notebooks do.
+        store = 60.0 * len(experiments) if estimate is None else estimate.models or 0.0
+        self.of_model = store / max(1, len(experiments))
+        self.of_notebook = {n.name: recorded.get(n.name, 6.0) for n in notebooks}
+        total = store + sum(self.of_notebook.values())
+        shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
+        self.bar = tqdm(desc="whole run", total=total, bar_format=shape)
+
+    def model_is_done(self, name: str) -> None:
+        self.bar.update(self.of_model)
+
+    def notebook_is_done(self, notebook: Notebook) -> None:
+        self.bar.update(self.of_notebook[notebook.name])
+
+    def close(self) -> None:
+        self.bar.close()
+
+
+def work(args: argparse.Namespace) -> int:
+    notebooks, experiments = chosen_notebooks(args), needed(args)
+    for data in dict.fromkeys(e.data for e in experiments if e.data.folder):
+        from sos.datasets import READERS
+
+        print(READERS[data.name].describe(data))
+    print_plan(args, notebooks, experiments)
+    estimate = print_estimate(args, notebooks, experiments)
+    if args.dry_run:
+        return 0
+    with closing(WholeRun(estimate, experiments, notebooks)) as whole:
+        rows = list(results(args, notebooks, experiments, whole))
+    print_summary(rows, args)
+    return 0 if all(state in ("done", "up to date") for _, state, _, _ in rows) else 1
+
+
+def results(
+    args: argparse.Namespace, notebooks: list[Notebook], experiments: list, whole: "WholeRun"
+) -> Iterator[tuple[Notebook, str, float, list[str]]]:
+    """Trains, measures, and executes: of each notebook its state, seconds and figures."""
+    from sos.system import distributed
+
+    with distributed.process_group():  # until the others have nothing left to do
+        failed = prepare_models(args, whole.model_is_done)
+    for name, error in failed.items():
+        print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+    for notebook in notebooks:
+        lacking = [name for name in notebook.experiments if name in failed]
+        if lacking:
+            yield notebook, f"SKIPPED, because {', '.join(lacking)} failed", 0.0, []
+        else:
+            try:
+                yield notebook, *execute(notebook, args, experiments)
+            except OSError as error:  # no room, or no right, to write what this one makes
+                yield notebook, f"FAILED: {error}", 0.0, []
+        whole.notebook_is_done(notebook)
+
+
+def print_plan(args: argparse.Namespace, notebooks: list[Notebook], experiments: list) -> None:
+    """What is at hand and what will be made."""
+    from sos import datasets
+    from sos.run import plan
+    from sos.system.devices import device
+    from sos.training import store
+
+    print(f"profile {args.profile}, figures to {paths.FIGURES / args.profile}")
+    to_train = untrained(args, experiments)
+    for data in dict.fromkeys(e.data for e in experiments):
+        splits = ["train", "test"] if data in [e.data for e in to_train] else ["test"]
+        missing = sum(plan.missing_images(data, split) for split in splits)
+        title = f"{data.name} {data.height}x{data.width}x{data.channels}"
+        kind = "read" if data.name in datasets.READERS else "make"
+        print(f"  data      {title:<24}", f"{missing} images to {kind}" if missing else "cached")
+    for experiment in experiments:
+        folder_ = None if args.fresh else store.find(experiment, args.weights)
+        state = f"at hand ({folder_.parent.name})" if folder_ else "to train"
+        steps = store.steps_done(experiment, "fresh" if args.fresh else args.weights)
+        if not folder_ and steps:
+            state += f", from step {steps} of {experiment.training.steps}"
+        print(f"  model     {experiment.name:<24} {state}: {plan.words(experiment)}")
+    if to_train and args.weights == "released":
+        print("  note      no weights are released for these settings and images: they are trained")
+    for notebook in notebooks:
+        current = not args.fresh and is_current(notebook, args, experiments)
+        print(f"  notebook  {notebook.name:<24}", "up to date" if current else "to execute")
+    if device().type == "cpu" and any(map(needs_gpu, to_train)):
+        print("  no GPU    a step of the paper's network takes about two minutes on two CPU cores")
+
+
+def untrained(args: argparse.Namespace, experiments: list) -> list:
+    """The experiments that have no finished model."""
+    from sos.training import store
+
+    return [e for e in experiments if args.fresh or not store.find(e, args.weights)]
+
+
+def print_estimate(args: argparse.Namespace, notebooks: list[Notebook], experiments: list):
+    """How long the run takes on this machine, and its room on the disk; returns the estimate.
+
+    None where it could only be guessed, as on a GPU.
+    """
+    from sos.run import plan
+
+    to_train = untrained(args, experiments)
+    needed, free = plan.bytes_needed(experiments, to_train), plan.free_bytes(paths.CACHE)
+    print(f"nothing to download; up to {plan.amount(needed)} of disk, {plan.amount(free)} are free")
+    if needed > free:
+        print("  WARNING   that is more than there is: make room, or set SOS_CACHE elsewhere")
+    recorded = run_times()
+    to_run = [n for n in notebooks if args.fresh or not is_current(n, args, experiments)]
+    seconds = sum(recorded.get(notebook.name, 0) for notebook in to_run)
+    # Of tiny models a timing takes as long as a training, of the paper's without a GPU for ever.
+    if to_train and (args.profile == "smoke" or any(map(needs_gpu, to_train))):
+        print(flush=True)
+        return None
+    if to_train:
+        print("timing a few steps of each kind of model ...", flush=True)
+    found = plan.estimate(experiments, to_train, seconds)
+    if found.total is None:
+        print(flush=True)
+        return None
+    parts = {"images": found.images, "models": found.models, "notebooks": found.notebooks}
+    told = ", ".join(f"{name} {plan.clock(value)}" for name, value in parts.items() if value)
+    if told:
+        print(f"about {plan.clock(found.total)} on this machine as it is now: {told}")
+    print(flush=True)
+    return found
+
+
+def needs_gpu(experiment: config.Experiment) -> bool:
+    """Whether the network is the paper's, at its image sizes: 64 channels of 40,000 pixels."""
+    return experiment.network.width * experiment.data.height * experiment.data.width > 2_000_000
+
+
+def executed(notebook: Notebook, args: argparse.Namespace, suffix: str) -> Path:
+    return paths.EXECUTED.absolute() / args.profile / f"{notebook.name}.{suffix}"
+
+
+def cache_key(notebook: Notebook, args: argparse.Namespace, experiments: list) -> str:
+    """SHA-256 of what an executed notebook depends on: its code, package, parameters, weights.
+
+    Sources rather than files are hashed, so that outputs written in place change nothing.
+    """
+    from sos.training import store
+
+    cells = json.loads(notebook.source.read_text(encoding="utf-8"))["cells"]
+    parts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    files = [f for f in sorted(paths.PACKAGE.rglob("*.*")) if f.suffix in SOURCES]
+    files += sorted((paths.ROOT / "benchmarks").glob("*.json"))  # which tables show
+    parts += [file.read_text(encoding="utf-8") for file in files]
+    parts.append(json.dumps(parameters(args)))
+    for experiment in experiments:
+        if experiment.name in notebook.experiments:
+            found = store.find(experiment, args.weights)
+            parts.append((found / "meta.json").read_text() if found else "untrained")
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def is_current(notebook: Notebook, args: argparse.Namespace, experiments: list) -> bool:
+    """Whether the notebook was executed with exactly this cache key and its figures still exist."""
+    try:
+        stamp = json.loads(executed(notebook, args, "json").read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    made = [paths.FIGURES / args.profile / name for name in stamp["figures"]]
+    made.append(executed(notebook, args, "ipynb"))
+    return stamp.get("cache_key") == cache_key(notebook, args, experiments) and all(
+        f.exists() for f in made
+    )
+
+
+def execute(notebook: Notebook, args: argparse.Namespace, experiments: list):
+    """Runs one notebook into executed/<profile>/, unless it is current: state, seconds, figures."""
+    stamp = executed(notebook, args, "json")
+    if not args.fresh and not args.write and is_current(notebook, args, experiments):
+        return "up to date", 0.0, json.loads(stamp.read_text())["figures"]
+    target, folder = executed(notebook, args, "ipynb"), paths.FIGURES / args.profile
+    before = cache_key(notebook, args, experiments)  # an edit meanwhile is not in what is executed
+    began = time.perf_counter()
+    stamp.unlink(missing_ok=True)  # no older success counts
+    state, figures = execute_notebook(notebook.source, target, parameters(args), folder)
+    if state == "FAILED":
+        partial, log = (executed(notebook, args, suffix) for suffix in ("failed.ipynb", "log"))
+        state += f" in {failing_cell(partial)}, see {log}"
+    seconds = time.perf_counter() - began
+    if state == "done":
+        if args.write:
+            from sos.run.notebooks import normalised
+
+            paths.write_text(notebook.source, normalised(target))
+            record_time(notebook, seconds)
+        paths.write_text(stamp, json.dumps({"cache_key": before, "figures": figures}, indent=1))
+    return state, seconds, figures
+
+
+def print_summary(rows: list, args: argparse.Namespace) -> None:
+    print(f"\n{'notebook':<26} {'state':<12} {'seconds':>8}  figures")
+    for notebook, state, seconds, figures in rows:
+        pictures = ", ".join(name for name in figures if name.endswith(".png")) or "-"
+        word = state if state in ("done", "up to date") else state.split()[0]
+        print(f"{notebook.name:<26} {word:<12} {seconds:>8.0f}  {pictures}")
+    for notebook, state, _, _ in rows:
+        if state not in ("done", "up to date"):
+            print(f"{notebook.name}: {state}")
+    print(f"\nfigures and tables: {paths.FIGURES / args.profile}")
+    print(f"executed notebooks: {paths.EXECUTED / args.profile}")
+    if args.png:
+        print(f"images of Table 1: {paths.CACHE / 'png'}")

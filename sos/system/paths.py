@@ -1,0 +1,90 @@
+"""Where everything lives: the one owner of paths, so that notebooks run from any directory."""
+
+import errno
+import os
+import shutil
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+# A checkout has data/ beside the package; an installed wheel carries the same files inside it.
+_CHECKOUT = (PACKAGE.parent / "data" / "assets").is_dir()
+ROOT = PACKAGE.parent if _CHECKOUT else Path.cwd()
+DATA = ROOT / "data" if _CHECKOUT else PACKAGE / "_data"
+
+ASSETS = DATA / "assets"  # head and brain templates that the simulated images are made from
+RELEASED = DATA / "models"  # released weights with their configuration, history and metrics
+NOTEBOOKS = ROOT / "notebooks"
+CACHE = Path(os.environ.get("SOS_CACHE", ROOT / "data" / "cache"))  # made again when deleted
+EXECUTED = Path(os.environ.get("SOS_EXECUTED", ROOT / "executed"))  # copies of notebooks
+
+
+def _in_kernel() -> bool:
+    """Whether this process is that of a notebook."""
+    module = sys.modules.get("ipykernel.kernelapp")
+    return module is not None and module.IPKernelApp.initialized()
+
+
+# The runner writes figures/. What somebody draws by hand, in JupyterLab, leaves that as it is.
+BY_HAND = _in_kernel() and "SOS_FIGURES" not in os.environ
+FIGURES = Path(os.environ.get("SOS_FIGURES", EXECUTED / "figures" if BY_HAND else ROOT / "figures"))
+FULL = 2**16  # bytes free of a file system that counts as full
+
+
+@contextmanager
+def replacing(target: Path):
+    """A temporary path, file or folder, that becomes `target` when the block ends without error.
+
+    Raises OSError with the target's name where the disk is full, whatever a library makes of that.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        for file in (temporary, *temporary.rglob("*")):
+            if file.is_file():  # a power cut must not leave an empty one of the new name
+                with file.open("rb") as stream:
+                    os.fsync(stream)
+        os.replace(temporary, target)
+    except Exception as error:
+        reason = os.strerror(errno.ENOSPC)
+        if reason in str(error) or _is_full(target.parent):
+            raise OSError(errno.ENOSPC, reason, str(target)) from error
+        raise
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether a file system has no room left, which libraries say in words of their own."""
+    return shutil.disk_usage(folder).free < FULL
+
+
+def write_text(target: Path, text: str) -> None:
+    """Writes a file that is there whole or not at all."""
+    with replacing(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def sweep() -> None:
+    """Removes what processes that are gone left half-written, see `replacing`."""
+    for place in (CACHE, FIGURES, EXECUTED):
+        for temporary in place.rglob(".*.tmp"):
+            process = temporary.stem.rpartition(".")[2]
+            if not process.isdecimal() or _alive(int(process)):
+                continue
+            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

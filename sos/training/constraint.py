@@ -1,0 +1,36 @@
+"""The soft constraints of equation 3, with their multipliers and damping."""
+
+import torch
+from torch import Tensor
+
+
+class Constraint:
+    """Hold one soft constraint value ≈ target of eq. 3 with its multiplier (Platt & Barr, 1988).
+
+    The loss gets (λ + c(v - ξ))(v - ξ) with the bracket detached, whose gradient is that of
+    λ(v - ξ) + c(v - ξ)²/2, c being the damping. Then λ ascends by rate·(v - ξ) and stays at or
+    above zero.
+    """
+
+    def __init__(self, target: float, damping: float, rate: float, device: torch.device):
+        self.target, self.damping, self.rate = target, damping, rate
+        self.multiplier = torch.zeros((), device=device, dtype=torch.float64)
+        self.current_target = torch.tensor(target, device=device, dtype=torch.float64)
+
+    def scale_target(self, share: float) -> None:
+        """Set the current target to a share of the target, for a warm-up."""
+        self.current_target.fill_(self.target * share)
+
+    def slack(self, value: Tensor) -> Tensor:
+        """Return v - ξ."""
+        return value - self.current_target.to(value.dtype)
+
+    def penalty(self, value: Tensor) -> Tensor:
+        """Return what the loss gets, (λ + c(v - ξ))(v - ξ) with the bracket detached."""
+        slack = self.slack(value)
+        return (self.multiplier + self.damping * slack).detach() * slack
+
+    def ascend(self, value: Tensor) -> None:
+        """Move the multiplier by rate·(v - ξ), not below zero."""
+        self.multiplier += self.rate * self.slack(value.detach())
+        self.multiplier.clamp_(min=0)

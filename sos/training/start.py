@@ -1,0 +1,93 @@
+"""Where the covariance starts: the targets of its entropy, and its size after pre-training."""
+
+import math
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from sos.config import Network
+from sos.distributions.sparse_precision_normal import neighbour_regression
+from sos.models.networks import DIAGONAL_FLOOR
+
+
+def entropy_target(images: Tensor, network: Network, rule: str, kl_target: float) -> float:
+    """Compute ξ_H (nats) by one of the RULES, "ppca" or "markov", from uint8 images (N, C, H, W)."""
+    return RULES[rule](images, network, kl_target)
+
+
+def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
+    """Compute the rank entropy (nats) with which samples of p(y|z) vary as much as the images.
+
+    images (N, C, H, W), uint8; of the network its rank and its diagonal alone count:
+    `ppca_target(images, Network(rank=25, diagonal=1e-5), kl_target=8)`. Raises ValueError where
+    nothing is left, and for images that are not bytes.
+
+    The best normal of rank R for the images themselves has the leading eigenvalues λ_r of their
+    covariance (Tipping & Bishop, 1999). Scaled up by the share of the variance that R directions
+    explain, so that none is missing, its rank entropy is H(y) = ½ Σ log(λ_r/(share·ε)). A code z
+    that carries I(y; z) = ξ_KL nats leaves H(y|z) = H(y) - ξ_KL of it.
+    """
+    if images.dtype != torch.uint8:
+        raise ValueError(
+            f"images must be uint8, 0..255, not {images.dtype}; pass (255 * x).round().byte()"
+        )
+    flat = subsample(images).cpu().flatten(1).float().numpy() / 255
+    pca = PCA(network.rank, svd_solver="randomized", random_state=0).fit(flat)
+    eigenvalues = pca.explained_variance_ / pca.explained_variance_ratio_.sum()
+    epsilon = DIAGONAL_FLOOR if network.diagonal is None else network.diagonal
+    ratios = np.maximum(eigenvalues / epsilon, 1)
+    left = float(0.5 * np.log(ratios).sum()) - kl_target
+    if left <= 0:
+        raise ValueError(
+            f"kl_target {kl_target:g} nats is more than the {left + kl_target:.1f} nats of rank "
+            f"entropy that the images have: lower it, or give rank_entropy_target a number"
+        )
+    return left
+
+
+def markov_target(images: Tensor, network: Network, kl_target: float) -> float:
+    """Compute H(y) - ξ_KL (nats) of the best normal with a sparse factor L for the images.
+
+    images (N, C, H, W), uint8. The columns of L are regressions, each pixel's on its later
+    neighbours, over the images: the conditional variances s² that they leave give
+    H(y) = ½ Σ log 2πe s².
+    """
+    chosen = subsample(images).cpu().float()
+    centred = (chosen - chosen.mean(0)) / 255
+    variance, _ = neighbour_regression(centred, network.neighbourhood)
+    # Rounding to 8 bits alone leaves 1/12 of a squared gray level.
+    left = variance + (1 / 255) ** 2 / 12
+    return float(0.5 * (2 * math.pi * math.e * left).log().sum()) - kl_target
+
+
+RULES = {"ppca": ppca_target, "markov": markov_target}
+
+
+def subsample(images: Tensor, most: int = 10_000) -> Tensor:
+    """Return all images, or every n-th of very many: enough for means and leading eigenvalues."""
+    return images[:: math.ceil(len(images) / most)]
+
+
+@torch.no_grad()
+def init_covariance(state, x: Tensor) -> None:
+    """Start the covariance of a training at the size that it needs instead of at almost nothing.
+
+    x (batch, C, H, W) are the images of the step. P gets its target entropy, ½R log(1 + λ/ε) for R
+    columns of squared length λ, or without a target half of the residual; a learnt D gets the mean
+    squared error σ², its best constant; a sparse L the best stationary one.
+
+    Where D = εI goes, the squared error counts 1/2σ² instead of 1/2ε. With this change of unit go
+    the price of a nat of KL and Adam's memory of past gradients, which would keep its steps small
+    for long.
+    """
+    target = None if state.rank_entropy is None else state.rank_entropy.target
+    error = state.vae.init_covariance(x, target)
+    if error is None:  # D stays εI, and the unit with it
+        return
+    unit = DIAGONAL_FLOOR / error
+    state.kl.multiplier *= unit
+    for memory in state.optimiser.state.values():
+        memory["exp_avg"] *= unit
+        memory["exp_avg_sq"] *= unit**2

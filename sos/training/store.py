@@ -1,0 +1,181 @@
+"""Train or load in one call: a model is found by a hash of all that determines its weights."""
+
+import hashlib
+import json
+import platform
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sos import datasets, models
+from sos.config import Experiment
+from sos.models.vae import VAE
+from sos.system import devices, distributed, paths
+from sos.training import loop
+from sos.training.state import checkpoint_step
+
+CACHE = paths.CACHE / "models"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model with the record of how it came about."""
+
+    experiment: Experiment
+    vae: VAE
+    history: list[dict[str, float]]  # one row each `sos.training.watch.LOG_EVERY` steps
+    meta: dict  # device, threads, seconds, versions, SHA-256 of the weights
+    folder: Path
+
+
+def cache_key(experiment: Experiment) -> str:
+    """Name and twelve hexadecimal digits of the SHA-256 of configuration, data and code version."""
+    settings = asdict(experiment)
+    settings["data"] = datasets.cache_key(experiment.data, "train")
+    settings["version"] = loop.VERSION
+    if not experiment.network.neighbourhood:  # younger than the first released models
+        del settings["network"]["neighbourhood"]
+    if experiment.objective.rank_entropy_factor == 1:
+        del settings["objective"]["rank_entropy_factor"]
+    if experiment.training.stop_at_variance is None:
+        del settings["training"]["stop_at_variance"]
+    text = json.dumps(settings, sort_keys=True)
+    return f"{experiment.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+WEIGHTS = ("released", "train", "fresh")
+
+
+def find(experiment: Experiment, weights: str = "released") -> Path | None:
+    """The folder of a finished model: in the cache, or with "released" among the released ones."""
+    if weights not in WEIGHTS:
+        raise ValueError(f"weights is {weights!r}; expected one of {', '.join(WEIGHTS)}")
+    places = {"released": (paths.RELEASED, CACHE), "train": (CACHE,), "fresh": ()}[weights]
+    for place in places:
+        if (place / cache_key(experiment) / "meta.json").exists():
+            return place / cache_key(experiment)
+    return None
+
+
+def load_or_train(experiment: Experiment, weights: str = "released") -> Model:
+    """The trained model: released weights, a cached training, or a training that starts or goes on.
+
+    `weights="train"` passes over the released weights, "fresh" over the cache too: a new training
+    then takes the cached one's place once it is finished. A model whose file does not match its
+    recorded SHA-256 is refused with an error that names it.
+    """
+    folder = distributed.broadcast(find(experiment, weights))
+    if folder is None:
+        folder = CACHE / cache_key(experiment)
+        growing = CACHE / f"{folder.name}.{'fresh' if weights == 'fresh' else 'partial'}"
+        with distributed.main_process_first():
+            if (growing / "saved").exists():
+                shutil.rmtree(growing)  # killed after `save`: that training is over
+            images = torch.from_numpy(datasets.load_split(experiment.data, "train").images)
+            validation = None
+            if not experiment.network.latent:
+                validation = torch.tensor(datasets.load_split(experiment.data, "validation").images)
+        run = loop.train(experiment, images, growing / "checkpoint.pt", validation)
+        with distributed.main_process_first():
+            if distributed.process_index() == 0:
+                save(experiment, run, folder)
+                if growing.exists():  # not if it exploded early
+                    (growing / "saved").touch()
+                    shutil.rmtree(growing)
+    return load(experiment, folder)
+
+
+def recorded_seconds(
+    experiment: Experiment, weights: str = "any", of: str = "meta.json"
+) -> float | None:
+    """How long this training, or `of` evaluation.json its measuring, took when last done.
+
+    Here, or for the released weights.
+    """
+    for place in (paths.RELEASED,) if weights == "released" else (CACHE, paths.RELEASED):
+        file = place / cache_key(experiment) / of
+        if file.exists():
+            return json.loads(file.read_text()).get("seconds")
+    return None
+
+
+def steps_done(experiment: Experiment, weights: str) -> int:
+    """Steps of an interrupted training that the next call goes on from."""
+    suffix = "fresh" if weights == "fresh" else "partial"
+    file = CACHE / f"{cache_key(experiment)}.{suffix}" / "checkpoint.pt"
+    return checkpoint_step(file) if file.exists() else 0
+
+
+def rounded(vae: VAE) -> dict[str, Tensor]:
+    """Weights as they are released, those of VAEs in half precision; running statistics as is."""
+    parameters = {name for name, _ in vae.named_parameters()}
+    return {
+        name: value.detach().cpu().to(vae.released_dtype) if name in parameters else value.cpu()
+        for name, value in vae.state_dict().items()
+    }
+
+
+def save(experiment: Experiment, run: loop.Run, folder: Path) -> None:
+    """Weights, history and record in a folder that appears whole or not at all."""
+    with paths.replacing(folder) as temporary:
+        temporary.mkdir(parents=True)
+        tensors = {name: value.contiguous() for name, value in rounded(run.vae).items()}
+        save_file(tensors, temporary / "weights.safetensors")
+        lines = "".join(json.dumps(row) + "\n" for row in run.history)
+        (temporary / "history.jsonl").write_text(lines)
+        meta = {
+            "experiment": asdict(experiment),
+            "data": datasets.cache_key(experiment.data, "train"),
+            "training_version": loop.VERSION,
+            "weights_sha256": datasets.digest(temporary / "weights.safetensors"),
+            "rank_entropy_target": run.rank_entropy and run.rank_entropy.target,
+            "stopped": run.stopped,
+            "seconds": round(run.seconds, 1),
+            **machine(),
+        }
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+        if folder.exists():  # a folder cannot be renamed onto another
+            shutil.rmtree(folder)
+
+
+def load(experiment: Experiment, folder: Path) -> Model:
+    meta = json.loads((folder / "meta.json").read_text())
+    file = folder / "weights.safetensors"
+    if datasets.digest(file) != meta["weights_sha256"]:
+        raise ValueError(
+            f"{file} does not match the checksum in meta.json: delete {folder} and run again, "
+            f"or restore it with git"
+        )
+    vae = models.new_model(experiment.data, experiment.network)
+    vae.load_state_dict(load_file(file))  # copies into the float32 parameters
+    vae.to(devices.device(), memory_format=models.memory_format(experiment.network))
+    vae.eval().requires_grad_(False)
+    history = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+    return Model(experiment, vae, history, meta, folder)
+
+
+def provenance(models: dict[str, Model]) -> dict:
+    """What results were computed on, and the SHA-256 of the weights behind them."""
+    weights = {name: model.meta["weights_sha256"] for name, model in models.items()}
+    data = {name: model.experiment.data for name, model in models.items()}
+    read = {name: d.name for name, d in data.items() if d.folder}
+    return {**machine(), "weights": weights} | ({"images": read} if read else {})
+
+
+def machine() -> dict[str, str | int]:
+    """What a result was computed on."""
+    where = devices.device()
+    if where.type == "cuda":
+        name = torch.cuda.get_device_name(where)
+    else:  # what kernels the processor gets, AVX2 for instance, says more than what it is called
+        name = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "bfloat16": devices.has_fast_bfloat16(where),
+    }
