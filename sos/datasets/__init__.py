@@ -2,7 +2,7 @@
 
 The images are simulated faces and brains, or are read from a folder. `load(data)` returns the
 three splits. Simulated image i is a function of i alone, so the splits are disjoint ranges of
-indices, and the cache can be deleted at any time. Only numpy is used, not PyTorch.
+indices, and the cache can be deleted at any time. All arithmetic is in numpy.
 """
 
 import hashlib
@@ -178,7 +178,10 @@ def can_be_made_gray(data: Data) -> bool:
 
 
 def made_gray(data: Data, split: str) -> bool:
-    """Make a gray split from the same images in colour, if those are cached; return whether."""
+    """Make a gray split from the same images in colour, if those are cached.
+
+    Returns whether it did.
+    """
     if not can_be_made_gray(data):
         return False
     arrays = read(cache_folder(replace(data, channels=simulator(data).CHANNELS), split))

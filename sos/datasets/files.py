@@ -80,7 +80,10 @@ def _signature(file: Path) -> list[int]:
 
 
 def _digest(file: Path) -> str:
-    """Return the SHA-256 of a file's content, or UNREADABLE, as its reader reports the error."""
+    """Return the SHA-256 of a file's content, or UNREADABLE where it cannot be read.
+
+    The error is reported later, by the reader of the file.
+    """
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -155,5 +158,5 @@ def share(found: Sequence, split: str) -> list:
 
 
 def listed(notes: dict[str, int]) -> str:
-    """Put counts into words for the line that `describe` makes: "; 3 links to nothing"."""
+    """Put counts into words, for the line that says what is read: "; 3 links to nothing"."""
     return "".join(f"; {count} {what}" for what, count in notes.items() if count)

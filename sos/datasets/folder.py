@@ -14,7 +14,7 @@ from sos.config import Data
 from sos.datasets.files import SHARES, digests, digits, listed, share, shuffled, together
 from sos.datasets.files import walk as files_below
 
-# Image formats that Pillow reads by itself. PDF and PostScript run other programs, so are left out.
+# Image formats that Pillow reads by itself, so not PDF or PostScript, which run other programs.
 WANTED = (
     "PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA",
     "PCX", "SGI",
