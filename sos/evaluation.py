@@ -1,4 +1,4 @@
-"""What is measured of a trained model, once, and kept beside its weights."""
+"""Measure a trained model once, and keep the results in the cache or with its weights."""
 
 import hashlib
 import json
@@ -22,16 +22,20 @@ from sos.training import device, generator
 
 VERSION = 1  # bump when the same model no longer gives the same numbers
 BATCH = 50  # images decoded at a time
-# What is compared with real images: μ + t(y - μ), y ~ p(y|z). The paper has t = 0 and 1.
+# The values of t for which μ + t(y - μ), y ~ p(y|z), is compared with real images. The paper
+# has t = 0 and 1.
 IMAGES = {"means": 0.0, "half_samples": 0.5, "samples": 1.0}
 SPLIT_DRAWS = 512  # draws of z for variances and correlations
-VARIANCE_DRAWS = 16  # samples of y for each z where the exact variance takes seconds
-REACH = 16  # pixels over which correlations are followed
+VARIANCE_DRAWS = 16  # samples of y for each z where the exact variance would take seconds
+REACH = 16  # correlations are shown for distances below this many pixels
 
 
 @cache
 def extractor(name: str) -> metrics.Extractor:
-    """ "efficientnet-lite0" or "inception"; only the latter's distance is called FID."""
+    """Return the extractor "efficientnet-lite0" or "inception", built once per process.
+
+    Only the distance of "inception" is called FID. Raises ValueError for other names.
+    """
     known = {"efficientnet-lite0": metrics.efficientnet_lite0, "inception": metrics.inception}
     if name not in known:
         raise ValueError(f"extractor is {name!r}; expected one of {', '.join(known)}")
@@ -41,7 +45,10 @@ def extractor(name: str) -> metrics.Extractor:
 def real_statistics(
     data: Data, split: str, count: int, extractor_name: str
 ) -> metrics.FeatureStatistics:
-    """Feature statistics of the first `count` images of a split, cached on disk."""
+    """Return the feature statistics of the first `count` images of a split, cached on disk.
+
+    Raises ValueError where the split has fewer images.
+    """
     name = f"{datasets.identity(data, split)}-{count}-{extractor_name}.npz"
     file = paths.CACHE / "statistics" / name
     if parallel.agreed(file.exists()):
@@ -60,14 +67,14 @@ def real_statistics(
 
 
 def starts(count: int) -> range:
-    """Where those of the batches of `count` images begin that are this process's to look after."""
+    """Return the first index of each batch, of `count` images, that this process works on."""
     return range(0, count, BATCH)[parallel.rank() :: parallel.world_size()]
 
 
 def statistics_of(
     batches: Iterable[Tensor], count: int, extractor_name: str, title: str = ""
 ) -> metrics.FeatureStatistics:
-    """Feature statistics of `count` images, of which every process has its own batches."""
+    """Compute the feature statistics of `count` images, merged from all processes' batches."""
     part, mine = metrics.FeatureStatistics.empty(0), min(count, len(starts(count)) * BATCH)
     if mine:
         watched = parallel.rank() == 0
@@ -79,9 +86,10 @@ def statistics_of(
 
 
 def floor(data: Data, count: int, generated: int, extractor_name: str) -> float:
-    """Distance of two disjoint sets of real images: what a perfect model would score.
+    """Compute the distance of two disjoint sets of real images, which a perfect model would reach.
 
-    The second are training images, as many as are generated, if there are so many.
+    The first are `count` test images. The second are training images, as many as are generated, if
+    there are so many.
     """
     test = real_statistics(data, "test", count, extractor_name)
     others = min(generated, datasets.count(data, "train"))
@@ -89,9 +97,9 @@ def floor(data: Data, count: int, generated: int, extractor_name: str) -> float:
 
 
 def generated(model: Model, count: int, kind: str) -> Iterator[Tensor]:
-    """`count` images as uint8 from z ~ N(0, I): a kind of IMAGES, for the same z and noise.
+    """Generate `count` images of one kind of IMAGES as uint8, in batches, from z ~ N(0, I).
 
-    Among several processes, this one's batches of them.
+    All kinds have the same z and noise. With several processes, each generates its own batches.
     """
     for start in starts(count):
         yield generated_batch(model, start, min(BATCH, count - start), kind)
@@ -99,7 +107,7 @@ def generated(model: Model, count: int, kind: str) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def generated_batch(model: Model, start: int, size: int, kind: str) -> Tensor:
-    """Those of the generated images that begin at `start`."""
+    """Generate the batch of `size` images of `generated` whose first index is `start`."""
     stream = generator("evaluation", model.experiment.training.seed, start, device=device())
     p, scale = model.vae.decode(model.vae.prior(size, stream)), IMAGES[kind]
     flat = p.mean
@@ -109,15 +117,19 @@ def generated_batch(model: Model, start: int, size: int, kind: str) -> Tensor:
 
 
 def kinds(model: Model) -> list[str]:
-    """What of IMAGES a model is measured by: half of white noise is white noise."""
+    """Return the kinds of IMAGES by which a model is measured.
+
+    Half samples are left out where the noise is white, because half of white noise is white too.
+    """
     network = model.experiment.network
     return [k for k in IMAGES if k != "half_samples" or network.rank or network.neighbourhood]
 
 
 def write_pngs(model: Model, settings: Evaluation) -> None:
-    """The images behind the distances as <cache>/png/<model>/<kind>/<number>.png.
+    """Write the images behind the distances as <cache>/png/<model>/<kind>/<number>.png.
 
-    Real ones are the kind "real". Files that are there stay; so it goes on after an interruption.
+    The kind of real images is "real". Existing files are kept, so that an interrupted run
+    continues.
     """
     stamp, data = stamp_of(model, settings), model.experiment.data
     real = torch.from_numpy(datasets.load_split(data, "test").images)
@@ -140,7 +152,7 @@ def write_pngs(model: Model, settings: Evaluation) -> None:
 
 
 def load_or_measure(model: Model, settings: Evaluation) -> dict[str, float]:
-    """The measurements of a model: released with its weights, cached, or made now and cached."""
+    """Return a model's measurements: released with its weights, cached, or made and cached now."""
     stamp = stamp_of(model, settings)
     numbers = parallel.agreed(measured(model, stamp))
     if numbers is not None:
@@ -156,7 +168,7 @@ def load_or_measure(model: Model, settings: Evaluation) -> dict[str, float]:
 
 
 def measured(model: Model, stamp: dict) -> dict[str, float] | None:
-    """The measurements that a stamp belongs to, if they have been made."""
+    """Return the measurements with this cache key, or None where they have not been made."""
     for file in (model.folder / "evaluation.json", cached_file(model, stamp)):
         if file.exists():
             content = json.loads(file.read_text())
@@ -166,7 +178,10 @@ def measured(model: Model, stamp: dict) -> dict[str, float] | None:
 
 
 def stamp_of(model: Model, settings: Evaluation) -> dict[str, str | int]:
-    """What determines the measurements: weights, test images, how many, extractor, code."""
+    """Return the cache key of the measurements: all that determines them.
+
+    These are the weights, the test images and their number, the extractor, and the code's VERSION.
+    """
     available = datasets.count(model.experiment.data, "test")
     more = {} if settings.generated is None else {"generated": settings.generated}
     return more | {
@@ -179,12 +194,13 @@ def stamp_of(model: Model, settings: Evaluation) -> dict[str, str | int]:
 
 
 def cached_file(model: Model, stamp: dict) -> Path:
+    """Return the file in which measurements with this cache key are cached."""
     name = hashlib.sha256(json.dumps(stamp, sort_keys=True).encode()).hexdigest()[:12]
     return paths.CACHE / "evaluations" / f"{model.experiment.name}-{name}.json"
 
 
 def distances(model: Model, stamp: dict, extractor_name: str) -> dict[str, float]:
-    """Fréchet distances of means and samples to test images, and the floor."""
+    """Compute the Fréchet distances of means and samples to test images, and the floor."""
     data, result, count = model.experiment.data, {}, stamp["images"]
     made = stamp.get("generated", count)
     real = real_statistics(data, "test", count, extractor_name)
@@ -196,7 +212,7 @@ def distances(model: Model, stamp: dict, extractor_name: str) -> dict[str, float
 
 
 def distance_of(flat: Tensor, data: Data, settings: Evaluation) -> float:
-    """Fréchet distance of images (N, S) that no model made to as many test images."""
+    """Compute the Fréchet distance of images (N, S), made without a model, to N test images."""
     shape, name = (data.channels, data.height, data.width), settings.extractor
     parts = (metrics.quantise(part.unflatten(-1, shape)) for part in flat.float().split(BATCH))
     fake = metrics.statistics_of(parts, extractor(name), len(flat))
@@ -205,7 +221,10 @@ def distance_of(flat: Tensor, data: Data, settings: Evaluation) -> float:
 
 @torch.no_grad()
 def prior_variances(model: Model) -> dict[str, float]:
-    """Law of total variance over z ~ N(0, I), and the correlation of neighbours in y - μ."""
+    """Split the variance over z ~ N(0, I), and correlate neighbours in y - μ.
+
+    The variance is split by the law of total variance.
+    """
     vae, pairs, residuals = model.vae, [], []
     stream = generator("variances", model.experiment.training.seed, device=device())
     for z in vae.prior(SPLIT_DRAWS, stream).split(BATCH):
@@ -230,11 +249,11 @@ def prior_variances(model: Model) -> dict[str, float]:
 
 @torch.no_grad()
 def held_out(model: Model) -> dict[str, float]:
-    """The terms of eq. 3 on test images, and how well the covariance is calibrated there.
+    """Compute the terms of eq. 3 on test images, and how well the covariance is calibrated there.
 
-    `calibration` is the mean of ‖ω̂‖²/R, where ω̂ = (PᵀP + εI)⁻¹Pᵀ(x - μ) is the noise that explains
-    the residual best: 1 where the factor is as large as the residuals in its span, above 1 where
-    it is smaller. `residual_outside` is the variance per pixel that no noise explains.
+    `calibration` is the mean of ‖ω̂‖²/R, where ω̂ = (PᵀP + εI)⁻¹Pᵀ(x - μ) is the noise that best
+    explains the residual. It is 1 where the factor is as large as the residuals in its span, and
+    above 1 where it is smaller. `residual_outside` is the unexplained variance per pixel.
     """
     x = test_images(model, SPLIT_DRAWS)
     stream = generator("held out", model.experiment.training.seed, device=device())
@@ -255,7 +274,10 @@ def held_out(model: Model) -> dict[str, float]:
 
 
 def explained(p: LowRankNormal, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The noise ω̂ (batch, R) that explains x - μ best, and what it leaves, in float64; D = εI."""
+    """Solve for the noise ω̂ = (PᵀP + εI)⁻¹Pᵀ(x - μ) that explains x - μ best, for D = εI.
+
+    Returns ω̂ (batch, R) and the part of x - μ that it leaves unexplained, in float64.
+    """
     factor, residual = p.cov_factor.double(), (x - p.loc).double()
     gram = factor.mT @ factor
     gram.diagonal(dim1=-2, dim2=-1).add_(p.cov_diag.double()[..., 0, None])
@@ -272,12 +294,16 @@ class Draw:
     shape: tuple[int, int, int]  # channels, height, width
 
     def images(self, flat: Tensor) -> Tensor:
+        """Reshape flat images (..., S) to (..., C, H, W)."""
         return flat.unflatten(-1, self.shape)
 
 
 @torch.no_grad()
 def draw(model: Model, count: int, seed: int = 0) -> Draw:
-    """`count` draws of z ~ N(0, I), the same for all models with equally many latents."""
+    """Decode `count` draws of z ~ N(0, I), and sample each distribution once.
+
+    The draws are the same for all models with equally many latents.
+    """
     stream = generator("draw", seed, device=device())
     p = model.vae.decode(model.vae.prior(count, stream))
     return Draw(p, p.rsample(generator=stream), model.vae.image_shape)
@@ -285,26 +311,26 @@ def draw(model: Model, count: int, seed: int = 0) -> Draw:
 
 @torch.no_grad()
 def predicted(model: Model, images: Tensor) -> LowRankNormal:
-    """p(y|z) at the code z = m(x) of each image (N, C, H, W) in [0, 1]: a batch (N,)."""
+    """Return p(y|z), a batch (N,), at the code z = m(x) of each image (N, C, H, W) in [0, 1]."""
     return model.vae.decode(model.vae.encode(images.to(device()))[0])
 
 
 def test_images(model: Model, count: int) -> Tensor:
-    """The first test images (N, C, H, W) in [0, 1]."""
+    """Return the first `count` test images (N, C, H, W) in [0, 1]."""
     images = datasets.load_split(model.experiment.data, "test").images[:count]
     return torch.from_numpy(images.copy()).to(device()).float() / 255
 
 
 @torch.no_grad()
 def sampled_residuals(model: Model, count: int = 256) -> Tensor:
-    """y - μ of one sample for each of `count` draws of z ~ N(0, I): (count, C, H, W)."""
+    """Return y - μ of one sample for each of `count` draws of z ~ N(0, I): (count, C, H, W)."""
     drawn = draw(model, count, seed=1)
     return drawn.images(drawn.y - drawn.p.mean)
 
 
 @torch.no_grad()
 def data_residuals(model: Model, count: int = 256) -> Tensor:
-    """x - μ(z), z ~ q(z|x), of test images: what samples of y - μ should look like."""
+    """Return x - μ(z), z ~ q(z|x), of test images, which samples of y - μ should look like."""
     stream = generator("residuals", device=device())
     residuals = []
     for part in test_images(model, count).split(BATCH):
@@ -315,10 +341,11 @@ def data_residuals(model: Model, count: int = 256) -> Tensor:
 
 
 def local_and_global(sampled: Tensor, real: Tensor) -> dict[str, float]:
-    """Residuals of samples beside those of test images, (N, C, H, W): near, far, coarse and fine.
+    """Compare residuals of samples with those of test images, both (N, C, H, W).
 
-    Correlations of pixels one and a quarter of the height apart, and the ratio of their power at
-    the lowest and at the highest quarter of frequencies.
+    Returns the correlations of pixels that are one pixel (near) and a quarter of the height (far)
+    apart, and the ratio of the power of samples to that of the data at the lowest (coarse) and at
+    the highest (fine) quarter of frequencies.
     """
     far, numbers, power = real.shape[2] // 4, {}, {}
     for name, residuals in (("samples", sampled), ("data", real)):
@@ -333,9 +360,10 @@ def local_and_global(sampled: Tensor, real: Tensor) -> dict[str, float]:
 
 
 def correlation_curves(models: dict[str, Model], data: str) -> dict[str, Tensor]:
-    """Correlation of residuals by pixel distance: of both models' samples, and of the data.
+    """Compute the correlation of residuals by pixel distance, for both models and the data.
 
-    The data's residuals are those that the mean of the SOS-VAE leaves.
+    The models' residuals are those of samples. The data's residuals are those that the mean of the
+    SOS-VAE leaves.
     """
     residuals = {
         "β-VAE": sampled_residuals(models[f"{data}-beta"]),
