@@ -1,7 +1,8 @@
-"""Several processes in one training, as torchrun and accelerate start them.
+"""Train one model with several processes, started by torchrun or accelerate.
 
 Every process makes the same batch and the same noise from the same streams and takes its share, so
-that how many there are changes nothing but the order of sums. Outside of `joined` there is one.
+that the number of processes changes only the order of sums. Outside of `joined` there is one
+process.
 """
 
 import os
@@ -14,27 +15,30 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
-# The first process may make images for hours; where one fails, the launcher ends the others.
+# The main process may make images for hours. If one process fails, the launcher ends the others.
 PATIENCE = timedelta(days=7)
 
 T = TypeVar("T")
 
 
 def launched() -> int:
-    """How many processes the launcher has started: WORLD_SIZE."""
+    """Return the number of processes that the launcher has started: WORLD_SIZE."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def is_first() -> bool:
-    """Whether this process prints and writes: `rank` 0, known before the processes have met."""
+    """Return whether this is the main process, which prints and writes.
+
+    It has `rank` 0, which is known before `joined` connects the processes.
+    """
     return launched() == 1 or int(os.environ.get("RANK", 0)) == 0
 
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """A block in which all processes of a launcher work together; nothing where there is one.
+    """Connect all processes of a launcher for a block; do nothing where there is only one.
 
-    Raises RuntimeError where they are more than the GPUs of their machine.
+    Raises RuntimeError where a machine has fewer GPUs than processes.
     """
     if launched() == 1:
         yield
@@ -55,19 +59,19 @@ def joined() -> Iterator[None]:
 
 
 def world_size() -> int:
-    """How many processes work together here and now."""
+    """Return the number of processes that work together now."""
     together = distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if together else 1
 
 
 def rank() -> int:
-    """Which of them this is."""
+    """Return the number of this process, 0 for the main process."""
     return distributed.get_rank() if world_size() > 1 else 0
 
 
 @contextmanager
 def first() -> Iterator[None]:
-    """A block that the first process goes through before all others, which find what it made."""
+    """Let the main process run a block before all others, which then find what it made."""
     if rank() > 0:
         distributed.barrier()
     yield
@@ -76,7 +80,7 @@ def first() -> Iterator[None]:
 
 
 def agreed(value: T) -> T:
-    """The first process's value."""
+    """Return the main process's value."""
     if world_size() == 1:
         return value
     held = [value]
@@ -85,7 +89,7 @@ def agreed(value: T) -> T:
 
 
 def gathered(value: T) -> list[T]:
-    """Every process's value, in the order of ranks."""
+    """Return every process's value, in the order of ranks."""
     values = [value] * world_size()
     if world_size() > 1:
         distributed.all_gather_object(values, value)
@@ -93,19 +97,19 @@ def gathered(value: T) -> list[T]:
 
 
 def start_alike(tensors: Iterable[Tensor]) -> None:
-    """Overwrites tensors by those of the first process."""
+    """Overwrite tensors with those of the main process."""
     if world_size() > 1:
         for tensor in tensors:
             distributed.broadcast(tensor.detach(), src=0)
 
 
 def share(batch: Tensor) -> Tensor:
-    """This process's part of a batch."""
+    """Return this process's part of a batch."""
     return batch.tensor_split(world_size())[rank()]
 
 
 class Sum(torch.autograd.Function):
-    """Σ over processes of a tensor; each has a gradient of the sum, and these add up too."""
+    """Sum of a tensor over processes; backward sums the gradients of all processes too."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -122,9 +126,9 @@ class Sum(torch.autograd.Function):
 
 
 def pooled(terms: T, items: int) -> T:
-    """A dataclass of means over a share of so many items: the means over all shares.
+    """Average a dataclass of means over a share of `items` items to the means over all shares.
 
-    They have the gradient of this process's part; `sum_gradients` adds the others'.
+    They have the gradient of this process's part; `sum_gradients` adds those of the others.
     """
     if world_size() == 1:
         return terms
@@ -135,13 +139,13 @@ def pooled(terms: T, items: int) -> T:
     shared, weight = {}, items / sums[-1]
     for (name, term), total in zip(local.items(), sums, strict=False):
         part = weight.to(term) * term
-        # Plus an exact zero, so that all processes hold the same bits.
+        # The part enters as an exact zero, so that all processes hold the same bits.
         shared[name] = (total / sums[-1]).to(term) + (part - part.detach())
     return replace(terms, **shared)
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Adds up the gradients of all processes, in one message."""
+    """Sum the gradients over all processes, in one message."""
     if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]

@@ -1,4 +1,4 @@
-"""The runner behind run_all.sh: plan, data, training, notebooks, summary. Resumable."""
+"""Run everything that run_all.sh does: plan, data, training, notebooks, summary. Resumable."""
 
 import argparse
 import errno
@@ -21,7 +21,7 @@ from sos import config, paths
 from sos.execute import execute as execute_notebook
 from sos.execute import failing_cell
 
-SOURCES = {".py", ".js", ".css", ".html"}  # of the package, widgets and pages included
+SOURCES = {".py", ".js", ".css", ".html"}  # also of widgets and pages
 RUN_TIMES = paths.NOTEBOOKS / "run_times.json"  # seconds of each notebook, renewed by --write
 
 
@@ -36,6 +36,7 @@ class Notebook:
 
     @property
     def source(self) -> Path:
+        """Return the notebook's file in the repository."""
         return paths.NOTEBOOKS / f"{self.name}.ipynb"
 
 
@@ -89,6 +90,7 @@ NOTEBOOKS = (
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse and check the options; ends the process with a message where they do not fit."""
     parser = argparse.ArgumentParser(
         prog="run_all.sh",
         description="Regenerates every figure and table: data, training, notebooks.",
@@ -137,7 +139,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def numbered(word: str, parser: argparse.ArgumentParser) -> str:
-    """The number of a notebook from what people call it: 1, 01, 01_beta, a path to it."""
+    """Return the two digits of a notebook from any of its names: 1, 01, 01_beta, a path to it."""
     stem = Path(word).name.removesuffix(".ipynb")
     digits = re.match(r"\d*", stem).group().zfill(2)
     for notebook in NOTEBOOKS:
@@ -147,18 +149,21 @@ def numbered(word: str, parser: argparse.ArgumentParser) -> str:
     parser.error(f"--only {word}: no such notebook; there are\n  {known}")
 
 
-PLACES = {"faces": "folder", "celeba": "celeba", "biobank": "biobank"}  # option: reader
+PLACES = {"faces": "folder", "celeba": "celeba", "biobank": "biobank"}  # {option: reader}
 
 
 def choose_data(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Sets faces, celeba and biobank to whole paths, or None; ends with a message that helps."""
+    """Set faces, celeba and biobank to absolute paths, or None.
+
+    Ends the process with a message that helps where images cannot be found.
+    """
     if chosen.data is None:
         real = chosen.profile == "paper" or chosen.celeba or chosen.biobank
         chosen.data = "real" if real else "simulated"
     if chosen.data == "simulated" and (chosen.celeba or chosen.biobank):
         parser.error("--data simulated reads nothing: leave out --celeba and --biobank")
     if chosen.data == "real":
-        # Only one of them given on a small profile: the other stays simulated.
+        # On a small profile with only one of the two given, the other stays simulated.
         both = chosen.profile == "paper" or not (chosen.celeba or chosen.biobank)
         needs = {name.split("-")[0] for n in chosen_notebooks(chosen) for name in n.experiments}
         if both and not chosen.faces and needs - {"brains"}:
@@ -171,7 +176,7 @@ def choose_data(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> 
         place = getattr(chosen, name)
         if place is None:
             continue
-        from sos.datasets import READERS  # takes a while, and simulated images need none
+        from sos.datasets import READERS  # a slow import, which simulated images do not need
 
         place = place.expanduser().resolve()
         setattr(chosen, name, place)
@@ -189,21 +194,22 @@ def choose_data(chosen: argparse.Namespace, parser: argparse.ArgumentParser) -> 
 
 
 def run_times() -> dict[str, float]:
-    """{notebook: seconds} as recorded with released weights."""
+    """Read the recorded {notebook: seconds}, measured with released weights."""
     return json.loads(RUN_TIMES.read_text()) if RUN_TIMES.exists() else {}
 
 
 def chosen_notebooks(chosen: argparse.Namespace) -> list[Notebook]:
+    """Return the notebooks that --only names, or all."""
     return [n for n in NOTEBOOKS if not chosen.only or n.name[:2] in chosen.only]
 
 
 def parameters(chosen: argparse.Namespace) -> dict:
-    """What papermill puts into the parameters cell of every notebook."""
+    """Return the parameters that papermill injects into every notebook."""
     return {"profile": chosen.profile, "weights": chosen.weights, "images": images(chosen)}
 
 
 def images(chosen: argparse.Namespace) -> dict | None:
-    """Where images are read from and how, as `sos.config.profile` takes it; None: simulated."""
+    """Return the `images` argument of `sos.config.profile`; None where all are simulated."""
     places = {name: str(place) for name in PLACES if (place := getattr(chosen, name))}
     if not places:
         return None
@@ -211,6 +217,7 @@ def images(chosen: argparse.Namespace) -> dict | None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
     chosen = arguments(argv)
     if not paths.NOTEBOOKS.is_dir():
         print(
@@ -220,16 +227,16 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    pause = "0.5" if sys.stderr.isatty() else "30"  # seconds between two states of a bar
+    pause = "0.5" if sys.stderr.isatty() else "30"  # seconds between two updates of a bar
     os.environ["TQDM_MININTERVAL"] = os.environ.get("TQDM_MININTERVAL", pause)
-    from sos import parallel  # the options' listing needs no packages
+    from sos import parallel  # imported late, so that --help needs no packages
 
     if not parallel.is_first():  # under torchrun or accelerate
         with parallel.joined():
             prepare_models(chosen)
         return 0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, stop)
     try:
         return work(chosen) if chosen.dry_run else run_alone(chosen)
@@ -254,8 +261,8 @@ class Stopped(BaseException):
 
 
 def stop(number: int, _) -> None:
-    """Ends trainings and kernels at once, which would have much to say, and raises Stopped."""
-    import psutil  # the options' listing needs no packages
+    """Kill trainings and kernels at once, before they can print tracebacks, and raise Stopped."""
+    import psutil  # imported late, so that --help needs no packages
 
     signal.signal(number, signal.SIG_IGN)
     for child in psutil.Process().children(recursive=True):
@@ -266,11 +273,11 @@ def stop(number: int, _) -> None:
 
 
 def run_alone(chosen: argparse.Namespace) -> int:
-    """Does the work, unless another process is at the same."""
+    """Do the work, unless another process runs the same profile; return the exit status."""
     where = paths.EXECUTED / chosen.profile
     for place in (paths.CACHE, paths.FIGURES, where):
         place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place):  # raises where nothing can be written
+        with tempfile.TemporaryFile(dir=place):  # raises OSError where nothing can be written
             pass
     with (where / ".lock").open("w") as lock:
         try:
@@ -285,7 +292,7 @@ def run_alone(chosen: argparse.Namespace) -> int:
 
 
 def needed(chosen: argparse.Namespace) -> list[config.Experiment]:
-    """What the chosen notebooks show."""
+    """Return the experiments that the chosen notebooks show."""
     profile = config.profile(chosen.profile, images(chosen))
     names = dict.fromkeys(name for n in chosen_notebooks(chosen) for name in n.experiments)
     return [profile.experiments[name] for name in names]
@@ -294,7 +301,7 @@ def needed(chosen: argparse.Namespace) -> list[config.Experiment]:
 def prepare_models(
     chosen: argparse.Namespace, finished: Callable[[str], None] = lambda name: None
 ) -> dict[str, Exception]:
-    """Trains and measures what is needed; {name: error} of the models that failed."""
+    """Train and measure the models that are needed; return {name: error} of those that failed."""
     from sos.prepare import prepare_all
 
     weights = "fresh" if chosen.fresh else chosen.weights
@@ -303,13 +310,13 @@ def prepare_models(
 
 
 class WholeRun:
-    """One progress bar over trainings and notebooks, with the time that is left."""
+    """A progress bar over all trainings and notebooks, with the time that is left."""
 
     def __init__(self, estimate, experiments: list, notebooks: list[Notebook]):
         from sos.progress import tqdm
 
         recorded = run_times()
-        # Without an estimate every model counts alike, and as much as ten notebooks do.
+        # Without an estimate each model counts as 60 s, as much as ten notebooks.
         models = 60.0 * len(experiments) if estimate is None else estimate.models or 0.0
         self.of_model = models / max(1, len(experiments))
         self.of_notebook = {n.name: recorded.get(n.name, 6.0) for n in notebooks}
@@ -318,16 +325,23 @@ class WholeRun:
         self.bar = tqdm(desc="whole run", total=total, bar_format=shape)
 
     def model_is_done(self, name: str) -> None:
+        """Advance the bar by one model."""
         self.bar.update(self.of_model)
 
     def notebook_is_done(self, notebook: Notebook) -> None:
+        """Advance the bar by one notebook."""
         self.bar.update(self.of_notebook[notebook.name])
 
     def close(self) -> None:
+        """Close the bar."""
         self.bar.close()
 
 
 def work(chosen: argparse.Namespace) -> int:
+    """Print the plan, make everything, and print a summary; return the exit status.
+
+    With --dry-run only the plan is printed.
+    """
     notebooks, experiments = chosen_notebooks(chosen), needed(chosen)
     for data in dict.fromkeys(e.data for e in experiments if e.data.folder):
         from sos.datasets import READERS
@@ -346,10 +360,10 @@ def work(chosen: argparse.Namespace) -> int:
 def results(
     chosen: argparse.Namespace, notebooks: list[Notebook], experiments: list, whole: "WholeRun"
 ) -> Iterator[tuple[Notebook, str, float, list[str]]]:
-    """Trains, measures, and executes: of each notebook its state, seconds and figures."""
+    """Train, measure and execute; yield each notebook with its state, seconds and figures."""
     from sos import parallel
 
-    with parallel.joined():  # until the others have nothing left to do
+    with parallel.joined():  # the other processes are needed only for this
         failed = prepare_models(chosen, whole.model_is_done)
     for name, error in failed.items():
         print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
@@ -360,13 +374,13 @@ def results(
         else:
             try:
                 yield notebook, *execute(notebook, chosen, experiments)
-            except OSError as error:  # no room, or no right, to write what this one makes
+            except OSError as error:  # no room or no permission to write its outputs
                 yield notebook, f"FAILED: {error}", 0.0, []
         whole.notebook_is_done(notebook)
 
 
 def print_plan(chosen: argparse.Namespace, notebooks: list[Notebook], experiments: list) -> None:
-    """What is at hand and what will be made."""
+    """Print what is at hand and what will be made."""
     from sos import datasets, models, plan
     from sos.training import device
 
@@ -395,16 +409,16 @@ def print_plan(chosen: argparse.Namespace, notebooks: list[Notebook], experiment
 
 
 def untrained(chosen: argparse.Namespace, experiments: list) -> list:
-    """The experiments that have no finished model."""
+    """Return the experiments that have no finished model, or all with --fresh."""
     from sos import models
 
     return [e for e in experiments if chosen.fresh or not models.find(e, chosen.weights)]
 
 
 def print_estimate(chosen: argparse.Namespace, notebooks: list[Notebook], experiments: list):
-    """How long the run takes on this machine, and its room on the disk; returns the estimate.
+    """Print how long the run takes on this machine, and its disk space; return the estimate.
 
-    None where it could only be guessed, as on a GPU.
+    The estimate is None where it could only be guessed, as on a GPU.
     """
     from sos import plan
 
@@ -416,7 +430,8 @@ def print_estimate(chosen: argparse.Namespace, notebooks: list[Notebook], experi
     recorded = run_times()
     to_run = [n for n in notebooks if chosen.fresh or not is_current(n, chosen, experiments)]
     seconds = sum(recorded.get(notebook.name, 0) for notebook in to_run)
-    # Of tiny models a timing takes as long as a training, of the paper's without a GPU for ever.
+    # Timing tiny models takes as long as training them, and timing those of the paper on a CPU
+    # takes far too long.
     if to_train and (chosen.profile == "smoke" or any(map(needs_gpu, to_train))):
         print(flush=True)
         return None
@@ -435,25 +450,27 @@ def print_estimate(chosen: argparse.Namespace, notebooks: list[Notebook], experi
 
 
 def needs_gpu(experiment: config.Experiment) -> bool:
-    """Whether the network is the paper's, at its image sizes: 64 channels of 40,000 pixels."""
+    """Return whether a network is as large as the paper's: 64 channels of 40,000 pixels."""
     return experiment.network.width * experiment.data.height * experiment.data.width > 2_000_000
 
 
 def executed(notebook: Notebook, chosen: argparse.Namespace, suffix: str) -> Path:
+    """Return the path of an executed notebook, or of a file beside it, by its suffix."""
     return paths.EXECUTED.absolute() / chosen.profile / f"{notebook.name}.{suffix}"
 
 
 def key(notebook: Notebook, chosen: argparse.Namespace, experiments: list) -> str:
-    """SHA-256 of what an executed notebook depends on: its code, package, parameters, weights.
+    """Return the cache key of an executed notebook: SHA-256 of all that it depends on.
 
-    Sources rather than files are hashed, so that outputs written in place change nothing.
+    These are its code, the package, parameters and weights. Of the notebook only the sources of
+    cells are hashed, so that outputs written in place change nothing.
     """
     from sos import models
 
     cells = json.loads(notebook.source.read_text(encoding="utf-8"))["cells"]
     parts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     files = [f for f in sorted(paths.PACKAGE.rglob("*.*")) if f.suffix in SOURCES]
-    files += sorted((paths.ROOT / "benchmarks").glob("*.json"))  # which tables show
+    files += sorted((paths.ROOT / "benchmarks").glob("*.json"))  # shown in tables
     parts += [file.read_text(encoding="utf-8") for file in files]
     parts.append(json.dumps(parameters(chosen)))
     for experiment in experiments:
@@ -464,7 +481,7 @@ def key(notebook: Notebook, chosen: argparse.Namespace, experiments: list) -> st
 
 
 def is_current(notebook: Notebook, chosen: argparse.Namespace, experiments: list) -> bool:
-    """Whether the notebook was executed with exactly this key and its figures still exist."""
+    """Return whether a notebook was executed with its present cache key and its figures exist."""
     try:
         stamp = json.loads(executed(notebook, chosen, "json").read_text())
     except (FileNotFoundError, ValueError):
@@ -475,14 +492,17 @@ def is_current(notebook: Notebook, chosen: argparse.Namespace, experiments: list
 
 
 def execute(notebook: Notebook, chosen: argparse.Namespace, experiments: list):
-    """Runs one notebook into executed/<profile>/, unless it is current: state, seconds, figures."""
+    """Run one notebook into executed/<profile>/, unless it is current.
+
+    Returns its state, the seconds that it took and the names of its figures.
+    """
     stamp = executed(notebook, chosen, "json")
     if not chosen.fresh and not chosen.write and is_current(notebook, chosen, experiments):
         return "up to date", 0.0, json.loads(stamp.read_text())["figures"]
     target, folder = executed(notebook, chosen, "ipynb"), paths.FIGURES / chosen.profile
-    before = key(notebook, chosen, experiments)  # an edit meanwhile is not in what is executed
+    before = key(notebook, chosen, experiments)  # before the run, which edits made meanwhile miss
     began = time.perf_counter()
-    stamp.unlink(missing_ok=True)  # no older success counts
+    stamp.unlink(missing_ok=True)  # an older success no longer counts
     state, figures = execute_notebook(notebook.source, target, parameters(chosen), folder)
     if state == "FAILED":
         partial, log = (executed(notebook, chosen, suffix) for suffix in ("failed.ipynb", "log"))
@@ -499,7 +519,7 @@ def execute(notebook: Notebook, chosen: argparse.Namespace, experiments: list):
 
 
 def record_time(notebook: Notebook, seconds: float) -> None:
-    """Renews the run time that notebook 00 shows, unless it is the old one give or take a half."""
+    """Update the run time that notebook 00 shows, if it changed by more than a factor of 1.5."""
     times = run_times()
     if not 1 / 1.5 < seconds / times.get(notebook.name, 1e-9) < 1.5:
         times[notebook.name] = round(seconds)
@@ -507,6 +527,7 @@ def record_time(notebook: Notebook, seconds: float) -> None:
 
 
 def print_summary(rows: list, chosen: argparse.Namespace) -> None:
+    """Print a table of notebooks with state, seconds and figures, and where all outputs are."""
     print(f"\n{'notebook':<26} {'state':<12} {'seconds':>8}  figures")
     for notebook, state, seconds, figures in rows:
         pictures = ", ".join(name for name in figures if name.endswith(".png")) or "-"
@@ -522,11 +543,12 @@ def print_summary(rows: list, chosen: argparse.Namespace) -> None:
 
 
 def minutes(seconds: float) -> str:
+    """Format a duration in seconds or minutes."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
 def map_of_notebooks() -> str:
-    """Notebook, section, what it shows, seconds: Markdown for notebook 00."""
+    """Make the table of notebooks in notebook 00: section, what it shows, seconds; Markdown."""
     from sos import models, report
 
     measured = run_times()
