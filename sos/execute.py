@@ -125,7 +125,7 @@ def batch_environment(private: Path) -> Iterator[None]:
     others = [entry for entry in [before.get("PYTHONPATH")] if entry]
     write_kernel_spec(
         private / "data" / "kernels" / "python3"
-    )  # this Python, wherever it came from
+    )  # for this Python, wherever it is installed
     (private / "matplotlibrc").touch()
     kept = {name: value for name, value in before.items() if not OTHERS.match(name)}
     ours = {

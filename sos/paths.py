@@ -17,7 +17,7 @@ DATA = ROOT / "data" if _CHECKOUT else PACKAGE / "_data"
 ASSETS = DATA / "assets"  # head and brain templates that the simulated images are made from
 SHIPPED = DATA / "models"  # released weights with their configuration, history and metrics
 NOTEBOOKS = ROOT / "notebooks"
-CACHE = Path(os.environ.get("SOS_CACHE", ROOT / "data" / "cache"))  # can be deleted at any time
+CACHE = Path(os.environ.get("SOS_CACHE", ROOT / "data" / "cache"))  # rebuilt when deleted
 EXECUTED = Path(os.environ.get("SOS_EXECUTED", ROOT / "executed"))  # copies of notebooks
 
 

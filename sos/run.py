@@ -267,7 +267,7 @@ def stop(number: int, _) -> None:
     signal.signal(number, signal.SIG_IGN)
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            if "resource_tracker" not in " ".join(child.cmdline()):  # joblib's, which cleans up
+            if "resource_tracker" not in " ".join(child.cmdline()):  # it cleans up for joblib
                 child.kill()
     raise Stopped(number)
 
@@ -500,7 +500,7 @@ def execute(notebook: Notebook, chosen: argparse.Namespace, experiments: list):
     if not chosen.fresh and not chosen.write and is_current(notebook, chosen, experiments):
         return "up to date", 0.0, json.loads(stamp.read_text())["figures"]
     target, folder = executed(notebook, chosen, "ipynb"), paths.FIGURES / chosen.profile
-    before = key(notebook, chosen, experiments)  # before the run, which edits made meanwhile miss
+    before = key(notebook, chosen, experiments)  # edits made during the run do not count
     began = time.perf_counter()
     stamp.unlink(missing_ok=True)  # an older success no longer counts
     state, figures = execute_notebook(notebook.source, target, parameters(chosen), folder)

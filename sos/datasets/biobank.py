@@ -28,7 +28,7 @@ FEWEST = 20  # with fewer volumes or slices nothing can be learnt
 PERCENTILE = 99.5  # of the brain's intensities; it becomes white, and brighter values are clipped
 RINGING = 0.1  # share of white that resampling can leave below zero at most
 BACKGROUND = 0.1  # least share of a volume's voxels that makes their value the background
-FAR = 5  # ranges of a brain; a background further below it is a mark, not an intensity
+FAR = 5  # a background this many ranges of the brain below it is a mark, not an intensity
 PACKED = 1100  # slightly above gzip's largest ratio; a header that claims more is wrong
 HELP = (
     "The place may hold brain-extracted T1 volumes in MNI space (.nii.gz, .nii), or ready slices "

@@ -41,11 +41,12 @@ class Item:
 
     file: str
     member: str | int | None = None
-    crc: int | None = None  # of a member of a zip archive, from the archive's directory
+    crc: int | None = None  # checksum of a zip member, from the archive's directory
     split: str = ""  # from the file's name, where the name tells it
 
     @property
     def name(self) -> str:
+        """Return the file, with the member or row where there is one, for messages."""
         place = "" if self.member is None else f" [{self.member}]"
         return f"{self.file}{place}"
 

@@ -24,7 +24,7 @@ FORMATS = tuple(name for name in WANTED if name in Image.OPEN)  # some builds of
 SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
 TELLING = tuple(name for name in FORMATS if name != "TGA")  # formats that begin with a signature
 FEWEST = 100  # with fewer images neither training nor a Fréchet distance makes sense
-GRAY_BITS = {"L;2": 85, "L;4": 17, "1": 255}  # raw mode: Pillow's factor for its few bits
+GRAY_BITS = {"L;2": 85, "L;4": 17, "1": 255}  # raw mode: Pillow's scaling to 8 bits
 TINT = 8  # gray levels by which the channels of a gray image may differ after JPEG
 LOOKED_AT = 200  # number of images that decide whether those of a folder are gray
 
@@ -38,7 +38,7 @@ class Survey:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files, group by group."""
+        """Return all files, group by group."""
         return tuple(file for group in self.groups for file in group)
 
     def split(self, name: str, most: int) -> list[Path]:
