@@ -1,7 +1,7 @@
-"""Edits of an image, and what the observation distribution makes of them (§4.4, eq. 6–7).
+"""Edit an image, and condition the observation distribution on the edits (§4.4, eq. 6–7).
 
 A pixel is a number, row · width + column, and an edit gives it a colour, one number per channel.
-Distributions here are single ones over flat images, batch shape (), channel-major.
+Distributions here have batch shape () and are over flat, channel-major images.
 """
 
 import math
@@ -22,11 +22,11 @@ Shape = tuple[int, int, int]  # channels, height, width
 
 @dataclass(frozen=True)
 class Stroke:
-    """Painted pixels, the one colour they get, and how firmly they hold it."""
+    """Painted pixels, their one colour, and the standard deviation of the edit's noise."""
 
     pixels: tuple[int, ...]
     colour: tuple[float, ...]  # one number per channel, in [0, 1]
-    std: float = 0.0  # standard deviation of the edit's noise; 0: exactly this colour
+    std: float = 0.0  # 0: exactly this colour
 
 
 def stroke(
@@ -35,10 +35,10 @@ def stroke(
     shape: Shape,
     std: float = 0.0,
 ) -> Stroke:
-    """A checked stroke: pixel numbers or a mask (H, W), and a colour or gray value in [0, 1].
+    """Make a stroke from pixel numbers or a mask (H, W), and a colour or gray value in [0, 1].
 
-    Raises ValueError for pixels off the canvas, colours that no screen shows, and negative noise.
-    No pixel at all is a stroke that changes nothing.
+    Raises ValueError for pixels off the canvas, colours outside [0, 1], and negative noise. A
+    stroke without pixels changes nothing.
     """
     channels, height, width = shape
     if isinstance(pixels, Integral):
@@ -63,7 +63,7 @@ def stroke(
             f"reach from {numbers.min()} to {numbers.max()}; `brush` clips strokes to the canvas"
         )
     values = np.atleast_1d(np.asarray(colour, dtype=float))
-    if channels == 1 and values.shape == (3,):  # on gray pictures a colour is its gray
+    if channels == 1 and values.shape == (3,):  # on gray images a colour becomes its gray value
         values = np.atleast_1d(LUMA @ values)
     if values.shape not in {(1,), (channels,)}:
         raise ValueError(f"colour must be one number or {channels}, not {values.shape}")
@@ -78,10 +78,11 @@ def stroke(
 
 
 def brush(points: Sequence[tuple[float, float]], size: float, shape: Shape) -> list[int]:
-    """Pixels under a round brush of `size` pixels that runs along `points`, (x, y) in pixels.
+    """Return the pixels under a round brush of `size` pixels along `points`, (x, y) in pixels.
 
-    Painted is every pixel whose centre lies within size / 2 of the path, and every pixel that holds
-    one of the points; what falls off the canvas is lost. `observation.js` draws by the same rule.
+    A pixel is painted if its centre lies within size / 2 of the path, or if it holds one of the
+    points. What falls off the canvas is lost. `observation.js` draws by the same rule. Raises
+    ValueError for points and sizes that are not finite, and for sizes that are not positive.
     """
     path = np.asarray(points, dtype=float)
     if path.ndim != 2 or path.shape[1] != 2 or not np.isfinite(path).all():
@@ -111,9 +112,9 @@ def sketch(
     shape: Shape,
     std: float = 0.0,
 ) -> Stroke:
-    """A stroke along points (x, y) in shares of width and height, the same at every resolution.
+    """Make a stroke along points (x, y) in shares of width and height, for any resolution.
 
-    `size` is the brush's diameter as a share of the height; it has one pixel at least.
+    `size` is the brush's diameter as a share of the height; it is at least one pixel.
     """
     _, height, width = shape
     path = [(x * width, y * height) for x, y in points]
@@ -121,14 +122,14 @@ def sketch(
 
 
 def soft(strokes: Iterable[Stroke], std: float) -> list[Stroke]:
-    """The same strokes as observations with noise of this standard deviation."""
+    """Return the same strokes as observations with noise of this standard deviation."""
     return [replace(one, std=std) for one in strokes]
 
 
 def edits(strokes: Iterable[Stroke], shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """What the strokes leave on the canvas: flat indices (q,), values (q,), noise variances (q,).
+    """Combine strokes into edits: flat indices (q,), values (q,), noise variances (q,).
 
-    Where strokes contradict each other, the last one holds.
+    Where strokes overlap, the last one holds.
     """
     channels, height, width = shape
     held: dict[int, Stroke] = {}
@@ -143,15 +144,20 @@ def edits(strokes: Iterable[Stroke], shape: Shape) -> tuple[Tensor, Tensor, Tens
 
 
 def condition(p: LowRankNormal, strokes: Iterable[Stroke], shape: Shape) -> LowRankNormal:
-    """p given all strokes at once (eq. 7): again a LowRankNormal, p itself without strokes."""
+    """Condition p on all strokes at once (eq. 7).
+
+    The result is again a LowRankNormal, and p itself without strokes.
+    """
     check_shape(p, shape)
     index, values, variance = (x.to(p.loc.device) for x in edits(strokes, shape))
     return p.condition(index, values, variance) if index.numel() else p
 
 
 def story(p: LowRankNormal, strokes: Sequence[Stroke], shape: Shape) -> Tensor:
-    """Sequential editing as Figure 6 shows it: for each stroke the image with the paint on it, and
-    the mean of the conditional distribution (2 · strokes, C, H, W)."""
+    """Edit sequentially as in Figure 6; return images (2 · strokes, C, H, W).
+
+    For each stroke they are the image with the paint on it, and the conditional mean.
+    """
     images = [condition(p, strokes[:count], shape).mean for count in range(len(strokes) + 1)]
     told = []
     for before, after, one in zip(images, images[1:], strokes, strict=False):
@@ -163,11 +169,14 @@ def story(p: LowRankNormal, strokes: Sequence[Stroke], shape: Shape) -> Tensor:
 
 
 def noise_length(p: LowRankNormal, strokes: Iterable[Stroke], shape: Shape) -> float:
-    """‖E[ω_p | edits]‖, the noise that the edits ask for; a random draw has about √R."""
+    """Compute ‖E[ω_p | edits]‖, the length of the noise that the edits ask for.
+
+    A random draw has about √R.
+    """
     moved = (condition(p, strokes, shape).mean - p.loc).double()
     index, _, _ = edits(strokes, shape)
     free = torch.ones_like(moved, dtype=torch.bool)
-    free[index] = False  # what is painted need not lie in the span of P
+    free[index] = False  # painted values need not lie in the span of P
     factor = p.cov_factor.double()[free]
     return torch.linalg.lstsq(factor, moved[free, None]).solution.norm().item()
 
@@ -175,10 +184,11 @@ def noise_length(p: LowRankNormal, strokes: Iterable[Stroke], shape: Shape) -> f
 def condition_sample(
     p: LowRankNormal, sample: Tensor, strokes: Iterable[Stroke], shape: Shape, noise: Tensor
 ) -> Tensor:
-    """The sample y of p, moved by as little as the edits need: y + Σ₁₂(Σ₂₂ + T)⁻¹(b - Tʹη - y₂).
+    """Condition a sample y of p by Matheron's rule: y + Σ₁₂(Σ₂₂ + T)⁻¹(b - Tʹη - y₂).
 
-    "Matheron's rule" (Wilson et al., 2021): exact samples of the conditional distribution, which
-    vary smoothly with the edits. `noise` (S,) are the standard normal η of soft edits, T = TʹTʹ.
+    It moves y only as far as the edits need (Wilson et al., 2021). The results are exact samples of
+    the conditional distribution, and vary smoothly with the edits. `noise` (S,) are the standard
+    normal η of soft edits, T = TʹTʹ.
     """
     check_shape(p, shape)
     index, values, variance = (x.to(p.loc.device) for x in edits(strokes, shape))
@@ -193,7 +203,7 @@ def condition_sample(
 
 
 def check_shape(p: LowRankNormal, shape: Shape) -> None:
-    """Raises ValueError unless p is one distribution over images of this shape."""
+    """Check that p is one distribution over images of this shape. Raises ValueError otherwise."""
     if not isinstance(p, LowRankNormal):
         raise ValueError(f"the distribution must be a LowRankNormal, not {type(p).__name__}")
     if len(shape) != 3 or not all(isinstance(n, Integral) and n > 0 for n in shape):
@@ -211,24 +221,24 @@ def check_shape(p: LowRankNormal, shape: Shape) -> None:
 
 
 def every(p: LowRankNormal, shape: Shape, step: int) -> LowRankNormal:
-    """The distribution of every step-th pixel along both axes, in float64: a normal's marginal."""
+    """Return the marginal distribution of every step-th pixel along both axes, in float64."""
     check_shape(p, shape)
     kept = torch.arange(p.event_shape[0]).unflatten(0, shape)[:, ::step, ::step].flatten()
     loc, factor, diag = p.loc[kept].double(), p.cov_factor[kept].double(), p.cov_diag[kept].double()
-    return p._derived(loc, factor, diag)  # variances of zero, after exact edits, are valid there
+    return p._derived(loc, factor, diag)  # allows the zero variances of exact edits
 
 
 def removed_variance(p: LowRankNormal, shape: Shape, noise_variance: float = 0.0) -> Tensor:
-    """How much variance of the whole image goes once a pixel's colour is known: (H, W).
+    """Compute how much variance of the whole image each pixel's colour removes: (H, W), float64.
 
-    For the values 2 of one pixel, tr(Σ₁₂(Σ₂₂ + τI)⁻¹Σ₂₁), where Σ₂·Σ·₂ = P₂GP₂ᵀ + P₂P₂ᵀD₂ +
-    D₂P₂P₂ᵀ + D₂², G = PᵀP: C×C matrices, whose number is that of the pixels. float64.
+    For the values 2 of one pixel it is tr(Σ·₂(Σ₂₂ + τI)⁻¹Σ₂·), where Σ₂·Σ·₂ = P₂GP₂ᵀ + P₂P₂ᵀD₂ +
+    D₂P₂P₂ᵀ + D₂² and G = PᵀP. These are C×C matrices, one for each pixel.
     """
     check_shape(p, shape)
     channels = shape[0]
     factor = p.cov_factor.double().contiguous()
 
-    def blocks(a: Tensor, b: Tensor) -> Tensor:  # for each pixel a₂ b₂ᵀ: (pixels, C, C)
+    def blocks(a: Tensor, b: Tensor) -> Tensor:  # a₂ b₂ᵀ of each pixel: (pixels, C, C)
         a, b = (x.unflatten(0, (channels, -1)) for x in (a, b))
         return torch.linalg.vecdot(a[:, None], b[None]).permute(2, 0, 1)
 
@@ -237,7 +247,7 @@ def removed_variance(p: LowRankNormal, shape: Shape, noise_variance: float = 0.0
     square = blocks(factor @ (factor.mT @ factor), factor)
     square = square + inner * (diag[:, None] + diag[:, :, None]) + torch.diag_embed(diag.square())
     known = inner + torch.diag_embed(diag + noise_variance)
-    # Of values that are fixed already nothing is left to learn; their rows and columns are zero.
+    # Values that are fixed already have rows and columns of zeros; a one makes them solvable.
     known = known + torch.diag_embed((known.diagonal(dim1=1, dim2=2) == 0).to(known))
     removed = torch.linalg.solve(known, square).diagonal(dim1=1, dim2=2).sum(1)
     return removed.reshape(shape[1:])
@@ -246,9 +256,9 @@ def removed_variance(p: LowRankNormal, shape: Shape, noise_variance: float = 0.0
 def reveal(
     p: LowRankNormal, truth: Tensor, pixels: Sequence[int], shape: Shape, std: float = 0.0
 ) -> list[float]:
-    """Root mean square error of the conditional mean when pixels of an image (C, H, W) are told.
+    """Compute the conditional mean's root mean square error as pixels of an image are revealed.
 
-    After none, one, two … of `pixels`, over all values of the image.
+    The image is (C, H, W). The errors are over all its values, after none, one, two … of `pixels`.
     """
     flat = truth.to(p.loc).flatten()
     colours = flat.unflatten(0, (shape[0], -1)).T.tolist()
@@ -260,11 +270,12 @@ def reveal(
 def telling(
     p: LowRankNormal, images: Tensor, count: int, std: float
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """What knowing pixels is worth, most telling first and in random order, exact and soft.
+    """Measure what knowing pixels is worth, most telling first and in random order.
 
-    p is the batch (N,) of distributions of images (N, C, H, W). Two groups of curves, means over
-    the images after 0 … count pixels: the share of the variance that is left by soft edits, and the
-    error of the conditional mean of the image that the pixels come from.
+    p is the batch (N,) of distributions of images (N, C, H, W). Returns two groups of curves, which
+    are means over the images after 0 … count pixels: the share of the variance that soft edits
+    leave, and the error of the conditional mean, after soft and exact edits, on the image that the
+    pixels come from.
     """
     shape, stream = tuple(images.shape[1:]), torch.Generator().manual_seed(0)
     left, errors = defaultdict(list), defaultdict(list)
@@ -282,7 +293,7 @@ def telling(
 
 
 def remaining(p: LowRankNormal, pixels: Sequence[int], shape: Shape, std: float) -> list[float]:
-    """The mean variance per value that is left after none, one, two … of the pixels are known."""
+    """Return the mean variance per value that is left after none, one, two … of the pixels."""
     left = [p.variance.double().mean().item()]
     for pixel in pixels:
         p = condition(p, [stroke([pixel], 0.5, shape, std)], shape)
@@ -293,10 +304,10 @@ def remaining(p: LowRankNormal, pixels: Sequence[int], shape: Shape, std: float)
 def greedy_pixels(
     p: LowRankNormal, shape: Shape, count: int, noise_variance: float = 0.0
 ) -> tuple[list[int], list[float]]:
-    """Which pixels tell most: each removes the most variance given those before it.
+    """Choose the pixels that tell most: each removes the most variance given those before it.
 
-    Returns their numbers, and the mean variance per value that is left after none, one, two ...
-    Colours don't matter: a normal distribution's conditional variance is the same for all.
+    Returns their numbers, and the mean variance per value that is left after none, one, two …
+    Colours do not matter, because the conditional variance of a normal is the same for all.
     """
     pixels, given, std = [], p, math.sqrt(noise_variance)
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""What is measured of a trained model, once, and kept beside its weights."""
+"""Measure a trained model once, and keep the results in the cache or with its weights."""
 
 import hashlib
 import json
@@ -26,13 +26,16 @@ VERSION = 1  # bump when the same model no longer gives the same numbers
 # What is compared with real images: μ + t(y - μ), y ~ p(y|z). The paper has t = 0 and 1.
 IMAGES = {"means": 0.0, "half_samples": 0.5, "samples": 1.0}
 SPLIT_DRAWS = 512  # draws of z for variances and correlations
-VARIANCE_DRAWS = 16  # samples of y for each z where the exact variance takes seconds
-REACH = 16  # pixels over which correlations are followed
+VARIANCE_DRAWS = 16  # samples of y for each z where the exact variance would take seconds
+REACH = 16  # correlations are shown for distances below this many pixels
 
 
 @cache
 def extractor(name: str) -> metrics.Extractor:
-    """ "efficientnet-lite0" or "inception"; only the latter's distance is called FID."""
+    """Return the extractor "efficientnet-lite0" or "inception", built once per process.
+
+    Only the distance of "inception" is called FID. Raises ValueError for other names.
+    """
     known = {"efficientnet-lite0": metrics.efficientnet_lite0, "inception": metrics.inception}
     if name not in known:
         raise ValueError(f"extractor is {name!r}; expected one of {', '.join(known)}")
@@ -68,7 +71,7 @@ def starts(count: int) -> range:
 def statistics_of(
     batches: Iterable[Tensor], count: int, extractor_name: str, title: str = ""
 ) -> metrics.FeatureStatistics:
-    """Feature statistics of `count` images, of which every process has its own batches."""
+    """Compute the feature statistics of `count` images, merged from all processes' batches."""
     part, mine = metrics.FeatureStatistics.empty(0), min(count, len(starts(count)) * BATCH)
     if mine:
         watched = distributed.process_index() == 0
@@ -80,9 +83,10 @@ def statistics_of(
 
 
 def floor(data: Data, count: int, generated: int, extractor_name: str) -> float:
-    """Distance of two disjoint sets of real images: what a perfect model would score.
+    """Compute the distance of two disjoint sets of real images, which a perfect model would reach.
 
-    The second are training images, as many as are generated, if there are so many.
+    The first are `count` test images. The second are training images, as many as are generated, if
+    there are so many.
     """
     test = real_statistics(data, "test", count, extractor_name)
     others = min(generated, datasets.count(data, "train"))
@@ -90,9 +94,9 @@ def floor(data: Data, count: int, generated: int, extractor_name: str) -> float:
 
 
 def generated(model: Model, count: int, kind: str) -> Iterator[Tensor]:
-    """`count` images as uint8 from z ~ N(0, I): a kind of IMAGES, for the same z and noise.
+    """Generate `count` images of one kind of IMAGES as uint8, in batches, from z ~ N(0, I).
 
-    Among several processes, this one's batches of them.
+    All kinds have the same z and noise. With several processes, each generates its own batches.
     """
     for start in starts(count):
         yield generated_batch(model, start, min(BATCH, count - start), kind)
@@ -100,7 +104,7 @@ def generated(model: Model, count: int, kind: str) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def generated_batch(model: Model, start: int, size: int, kind: str) -> Tensor:
-    """Those of the generated images that begin at `start`."""
+    """Generate the batch of `size` images of `generated` whose first index is `start`."""
     stream = generator("evaluation", model.experiment.training.seed, start, device=device())
     p, scale = model.vae.decode(model.vae.prior(size, stream)), IMAGES[kind]
     flat = p.mean
@@ -110,15 +114,19 @@ def generated_batch(model: Model, start: int, size: int, kind: str) -> Tensor:
 
 
 def kinds(model: Model) -> list[str]:
-    """What of IMAGES a model is measured by: half of white noise is white noise."""
+    """Return the kinds of IMAGES by which a model is measured.
+
+    Half samples are left out where the noise is white, because half of white noise is white too.
+    """
     network = model.experiment.network
     return [k for k in IMAGES if k != "half_samples" or network.rank or network.neighbourhood]
 
 
 def write_pngs(model: Model, settings: Evaluation) -> None:
-    """The images behind the distances as <cache>/png/<model>/<kind>/<number>.png.
+    """Write the images behind the distances as <cache>/png/<model>/<kind>/<number>.png.
 
-    Real ones are the kind "real". Files that are there stay; so it goes on after an interruption.
+    The kind of real images is "real". Existing files are kept, so that an interrupted run
+    continues.
     """
     key, data = cache_key(model, settings), model.experiment.data
     real = torch.from_numpy(datasets.load_split(data, "test").images)
@@ -197,7 +205,7 @@ def distances(model: Model, key: dict, extractor_name: str) -> dict[str, float]:
 
 
 def distance_of(flat: Tensor, data: Data, settings: Evaluation) -> float:
-    """Fréchet distance of images (N, S) that no model made to as many test images."""
+    """Compute the Fréchet distance of images (N, S), made without a model, to N test images."""
     shape, name = (data.channels, data.height, data.width), settings.extractor
     parts = (metrics.quantise(part.unflatten(-1, shape)) for part in flat.float().split(BATCH))
     fake = metrics.statistics_of(parts, extractor(name), len(flat))
@@ -206,7 +214,10 @@ def distance_of(flat: Tensor, data: Data, settings: Evaluation) -> float:
 
 @torch.no_grad()
 def prior_variances(model: Model) -> dict[str, float]:
-    """Law of total variance over z ~ N(0, I), and the correlation of neighbours in y - μ."""
+    """Split the variance over z ~ N(0, I), and correlate neighbours in y - μ.
+
+    The variance is split by the law of total variance.
+    """
     vae, pairs, residuals = model.vae, [], []
     stream = generator("variances", model.experiment.training.seed, device=device())
     for z in vae.prior(SPLIT_DRAWS, stream).split(BATCH):
@@ -231,11 +242,11 @@ def prior_variances(model: Model) -> dict[str, float]:
 
 @torch.no_grad()
 def held_out(model: Model) -> dict[str, float]:
-    """The terms of eq. 3 on test images, and how well the covariance is calibrated there.
+    """Compute the terms of eq. 3 on test images, and how well the covariance is calibrated there.
 
-    `calibration` is the mean of ‖ω̂‖²/R, where ω̂ = (PᵀP + εI)⁻¹Pᵀ(x - μ) is the noise that explains
-    the residual best: 1 where the factor is as large as the residuals in its span, above 1 where
-    it is smaller. `residual_outside` is the variance per pixel that no noise explains.
+    `calibration` is the mean of ‖ω̂‖²/R, where ω̂ = (PᵀP + εI)⁻¹Pᵀ(x - μ) is the noise that best
+    explains the residual. It is 1 where the factor is as large as the residuals in its span, and
+    above 1 where it is smaller. `residual_outside` is the unexplained variance per pixel.
     """
     x = test_images(model, SPLIT_DRAWS)
     stream = generator("held out", model.experiment.training.seed, device=device())
@@ -256,7 +267,10 @@ def held_out(model: Model) -> dict[str, float]:
 
 
 def explained(p: LowRankNormal, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The noise ω̂ (batch, R) that explains x - μ best, and what it leaves, in float64; D = εI."""
+    """Solve for the noise ω̂ = (PᵀP + εI)⁻¹Pᵀ(x - μ) that explains x - μ best, for D = εI.
+
+    Returns ω̂ (batch, R) and the part of x - μ that it leaves unexplained, in float64.
+    """
     factor, residual = p.cov_factor.double(), (x - p.loc).double()
     gram = factor.mT @ factor
     gram.diagonal(dim1=-2, dim2=-1).add_(p.cov_diag.double()[..., 0, None])
@@ -265,10 +279,11 @@ def explained(p: LowRankNormal, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def local_and_global(sampled: Tensor, real: Tensor) -> dict[str, float]:
-    """Residuals of samples beside those of test images, (N, C, H, W): near, far, coarse and fine.
+    """Compare residuals of samples with those of test images, both (N, C, H, W).
 
-    Correlations of pixels one and a quarter of the height apart, and the ratio of their power at
-    the lowest and at the highest quarter of frequencies.
+    Returns the correlations of pixels that are one pixel (near) and a quarter of the height (far)
+    apart, and the ratio of the power of samples to that of the data at the lowest (coarse) and at
+    the highest (fine) quarter of frequencies.
     """
     far, numbers, power = real.shape[2] // 4, {}, {}
     for name, residuals in (("samples", sampled), ("data", real)):
@@ -283,9 +298,10 @@ def local_and_global(sampled: Tensor, real: Tensor) -> dict[str, float]:
 
 
 def correlation_curves(models: dict[str, Model], data: str) -> dict[str, Tensor]:
-    """Correlation of residuals by pixel distance: of both models' samples, and of the data.
+    """Compute the correlation of residuals by pixel distance, for both models and the data.
 
-    The data's residuals are those that the mean of the SOS-VAE leaves.
+    The models' residuals are those of samples. The data's residuals are those that the mean of the
+    SOS-VAE leaves.
     """
     residuals = {
         "β-VAE": sampled_residuals(models[f"{data}-beta"]),

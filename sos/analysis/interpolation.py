@@ -1,4 +1,4 @@
-"""Interpolation in the observation space (§4.2, eq. 4 and 8), and in the latent space beside it."""
+"""Interpolate in the observation space (§4.2, eq. 4 and 8), and in the latent space to compare."""
 
 import math
 import time
@@ -49,7 +49,7 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
 
 
 def bilinear_at(corners: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
-    """Spherical interpolation on a square (eq. 8): between corners (4, n) at x, y in [0, 1].
+    """Interpolate spherically on a square (eq. 8), between corners (4, n) at x, y in [0, 1].
 
     Corners are top left, top right, bottom left, bottom right; x runs to the right, y down.
     """
@@ -58,7 +58,10 @@ def bilinear_at(corners: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor
 
 
 def bilinear(corners: Tensor, steps: int) -> Tensor:
-    """`bilinear_at` on a grid, row by row: (4, n) → (steps², n)."""
+    """Apply `bilinear_at` on a grid, row by row: (4, n) → (steps², n).
+
+    Raises ValueError for corners of another shape and for fewer than 2 steps.
+    """
     if corners.dim() != 2 or corners.shape[0] != 4 or steps < 2:
         raise ValueError(
             f"corners must be (4, n) and steps at least 2, not {tuple(corners.shape)} and {steps}"
@@ -69,25 +72,25 @@ def bilinear(corners: Tensor, steps: int) -> Tensor:
 
 
 def corners_of(steps: int) -> list[int]:
-    """Where the corners stand in a grid of steps² images."""
+    """Return the positions of the corners in a grid of steps² images."""
     return [0, steps - 1, steps * (steps - 1), steps * steps - 1]
 
 
 @dataclass(frozen=True)
 class Square:
-    """Four samples of one distribution and all that lies between them, for one ω_d (eq. 4)."""
+    """Four samples of one distribution as the corners of a square, for one ω_d (eq. 4)."""
 
     p: LowRankNormal  # one distribution over flat images
     corners: Tensor  # ω_p (4, R)
     noise_diag: Tensor  # ω_d (S,), the same everywhere
 
     def images(self, steps: int) -> Tensor:
-        """(steps², S), row by row."""
+        """Return the images on a grid over the square, row by row: (steps², S)."""
         return self.p.rsample_from(bilinear(self.corners, steps), self.noise_diag)
 
 
 def square(p: LowRankNormal, seed: int) -> Square:
-    """Four random corners of p."""
+    """Draw a square with four random corners of p."""
     where = p.loc.device
     stream = generator("square", seed, device=where)
     corners = torch.randn(4, p.rank, generator=stream, device=where)
@@ -96,7 +99,7 @@ def square(p: LowRankNormal, seed: int) -> Square:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One square by both ways: images (steps², C, H, W), and what they cost and keep."""
+    """One square interpolated both ways: images (steps², C, H, W), and their costs and errors."""
 
     observation: Tensor
     latent: Tensor
@@ -105,10 +108,11 @@ class Comparison:
 
 @torch.no_grad()
 def compare(vae: VAE, between: Square, steps: int) -> Comparison:
-    """The square of samples, and the square that latent codes of the same corners give.
+    """Compare a square of samples with the square from latent codes of the same corners.
 
-    The corner images are encoded, their codes m(x) interpolated (eq. 8), and each code decoded to
-    its mean: a sample would need a noise ω_p, which is what the observation space interpolates.
+    The corner images are encoded, their codes m(x) interpolated (eq. 8), and each code is decoded
+    to its mean, because a sample would need a noise ω_p, which is what the observation space
+    interpolates.
     """
     ours = vae.images(between.images(steps))
     codes = bilinear(vae.encode(ours[corners_of(steps)].clamp(0, 1))[0], steps)
@@ -125,9 +129,9 @@ def compare(vae: VAE, between: Square, steps: int) -> Comparison:
 
 
 def middle_lengths(corners: Tensor) -> dict[str, float]:
-    """How long noise is half-way between two corners, over what it is at the ends.
+    """Return the length of the noise half-way between two corners, relative to that at the ends.
 
-    Spherical interpolation keeps the length of a draw, √R; the straight line cuts the corner.
+    Spherical interpolation keeps the length of a draw, √R; a straight line shortens it.
     """
     a, b = corners[0].double(), corners[1].double()
     ends = (a.norm() + b.norm()) / 2
@@ -138,7 +142,10 @@ def middle_lengths(corners: Tensor) -> dict[str, float]:
 
 
 def milliseconds(work: Callable[[], object], repeats: int = 20) -> float:
-    """The median time of a call, on a GPU until its work is done, after one that warms up."""
+    """Measure the median time of a call, after one call that warms up.
+
+    On a GPU the time runs until the work is done.
+    """
     taken = []
     for _ in range(repeats + 1):
         began = time.perf_counter()
@@ -151,7 +158,7 @@ def milliseconds(work: Callable[[], object], repeats: int = 20) -> float:
 
 @torch.no_grad()
 def frame_costs(vae: VAE, between: Square) -> dict[str, float]:
-    """Milliseconds for one more image of a square: by another noise ω_p, and by another code z."""
+    """Measure the milliseconds for one more image, by another noise ω_p and by another code z."""
     p, noise, still = between.p, between.corners[0], between.noise_diag
     z = vae.prior(1)
     return {

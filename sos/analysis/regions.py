@@ -1,4 +1,4 @@
-"""What a component or an edit changes, by the region masks that simulated images come with."""
+"""Measure what a component or an edit changes, by the region masks of simulated images."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from sos.config import Data
 from sos.distributions.low_rank_normal import LowRankNormal
 from sos.training.store import Model
 
-# What is shown, and the regions of the simulators that it is made of.
+# The regions that are shown, and the regions of the simulators that make up each.
 GROUPS = {
     "faces": {
         "background": ("background",), "hair": ("hair",), "skin": ("skin",),
@@ -29,26 +29,26 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Scenes:
-    """Images with the mask of each named region."""
+    """Images with a mask of each named region."""
 
     images: Tensor  # (N, C, H, W) in [0, 1]
-    masks: Tensor  # (N, regions, H, W) bool; of each pixel exactly one is true
+    masks: Tensor  # (N, regions, H, W) bool; exactly one is true at each pixel
     names: tuple[str, ...]
 
     def mask(self, number: int, name: str) -> np.ndarray:
-        """One region of one image: (H, W)."""
+        """Return the mask (H, W) of one region of one image."""
         return self.masks[number, self.names.index(name)].numpy()
 
 
 def known(data: Data) -> bool:
-    """Whether regions are known: of simulated images, not of a folder's."""
+    """Return whether regions are known, as for simulated images but not for those of a folder."""
     return data.name in GROUPS
 
 
 def scenes(data: Data, count: int, split: str = "test") -> Scenes:
-    """The first `count` images of a split with their regions, rendered anew (under 20 ms each).
+    """Render the first `count` images of a split again, with their regions (under 20 ms each).
 
-    Raises ValueError for images whose regions nobody knows.
+    Raises ValueError for images whose regions are not known.
     """
     if not known(data):
         raise ValueError(
@@ -67,7 +67,7 @@ def scenes(data: Data, count: int, split: str = "test") -> Scenes:
 
 
 def energy_shares(p: LowRankNormal, scenes: Scenes) -> Tensor:
-    """Share of each principal component's energy |u_r|² in each region: (N, R, regions).
+    """Return the share of each principal component's energy |u_r|² in each region: (N, R, regions).
 
     p is the batch (N,) of distributions of these images. The shares of a component sum to one;
     those of a component that is zero are zero.
@@ -79,7 +79,7 @@ def energy_shares(p: LowRankNormal, scenes: Scenes) -> Tensor:
 
 
 def area_shares(scenes: Scenes) -> Tensor:
-    """Share of each region in the picture: (N, regions)."""
+    """Return the share of each region in the area of the image: (N, regions)."""
     return scenes.masks.flatten(2).float().mean(2)
 
 
@@ -88,7 +88,7 @@ Panel = tuple[Tensor, Tensor, tuple[str, ...]]  # shares (regions, R), areas (re
 
 @torch.no_grad()
 def panels(models: dict[str, Model], count: int) -> dict[str, Panel]:
-    """Energy shares of the components and areas of the regions, means over `count` test images."""
+    """Average the components' energy shares and the regions' areas over `count` test images."""
     result = {}
     for label, model in models.items():
         known_images = scenes(model.experiment.data, count)
@@ -100,7 +100,7 @@ def panels(models: dict[str, Model], count: int) -> dict[str, Panel]:
 
 
 def numbers(panels: dict[str, Panel]) -> dict[str, dict[str, float]]:
-    """The entries of `panels` by name, for a results file."""
+    """Return the entries of `panels` by name, for a results file."""
     result: dict[str, dict[str, float]] = {}
     for label, (shares, areas, names) in panels.items():
         entries = result.setdefault(label, {})
@@ -113,10 +113,11 @@ def numbers(panels: dict[str, Panel]) -> dict[str, dict[str, float]]:
 
 @torch.no_grad()
 def coded_colours(model: Model, count: int) -> dict[str, dict[str, float]]:
-    """How much of a region's colour the code of an image holds: R² of what it decodes to.
+    """Compute how much of each region's colour an image's code holds, as R² after decoding.
 
-    Squared correlation over `count` test images x of a region's mean colour in x and in μ(m(x)):
-    of its lightness, the mean of red, green and blue, and of its warmth, red minus blue.
+    R² is the squared correlation, over `count` test images x, of a region's mean colour in x and in
+    μ(m(x)). It is computed for lightness, the mean of red, green and blue, and for warmth, red
+    minus blue.
     """
     known_images = scenes(model.experiment.data, count)
     means = sampling.reconstruct(model, known_images.images).mean.cpu()
@@ -136,7 +137,7 @@ def coded_colours(model: Model, count: int) -> dict[str, dict[str, float]]:
 
 
 def deepest(mask: np.ndarray) -> tuple[float, float]:
-    """The centre (x, y) of the pixel that lies farthest from the border of a region (H, W)."""
+    """Return the centre (x, y) of the pixel that is farthest from the border of a region (H, W)."""
     depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), mask.shape)
     return float(column) + 0.5, float(row) + 0.5
@@ -156,7 +157,7 @@ def kinds_of_edit(model: Model, scenes: Scenes, std: float) -> dict[str, Tensor]
 
 
 def effect_numbers(effects: dict) -> dict[str, dict[str, float]]:
-    """{label: (kinds, names)} of `kinds_of_edit` by name, for a results file."""
+    """Return {label: (kinds, names)}, kinds from `kinds_of_edit`, by name, for a results file."""
     result: dict[str, dict[str, float]] = {}
     for label, (kinds, names) in effects.items():
         columns = ["asked for", *(name.replace("\n", " ") for name in names)]
@@ -169,12 +170,12 @@ def effect_numbers(effects: dict) -> dict[str, dict[str, float]]:
 
 
 def edit_effects(p: LowRankNormal, scenes: Scenes, size: float, std: float) -> Tensor:
-    """What editing one region changes in each: mean |change| over images, (regions, 1 + regions).
+    """Average what editing one region changes in each, over images: (regions, 1 + regions).
 
-    In every image each region gets a dab of `size` pixels at its deepest place, in the colour
-    that this region has in the next image: something that the data really do. The first column is
-    what the dab asks for, |colour - μ| where it lands; the others are the change of the
-    conditional mean in each region, outside the dab. p is the batch of distributions.
+    In every image each region gets a dab of `size` pixels at its deepest place, in the mean colour
+    that this region has in the next image, so that the edit is one that the data contain. The first
+    column is what the dab asks for, |colour - μ| where it lands. The others are the mean |change|
+    of the conditional mean in each region, outside the dab. p is the batch of distributions.
     """
     channels, height, width = shape = tuple(scenes.images.shape[1:])
     count, groups = scenes.masks.shape[:2]
@@ -185,7 +186,7 @@ def edit_effects(p: LowRankNormal, scenes: Scenes, size: float, std: float) -> T
         for group in range(groups):
             mask, source = scenes.masks[number, group], scenes.masks[other, group]
             if not mask.any() or not source.any():
-                continue  # as a bald head has no hair
+                continue  # for example a bald head has no hair
             colour = scenes.images[other][:, source].mean(1)
             pixels = editing.brush([deepest(mask.numpy())], size, shape)
             dab = editing.stroke(pixels, colour.tolist(), shape, std)
@@ -200,9 +201,9 @@ def edit_effects(p: LowRankNormal, scenes: Scenes, size: float, std: float) -> T
 
 
 def change_by_region(before: Tensor, after: Tensor, masks: Tensor, painted: Tensor) -> Tensor:
-    """Mean |after - before| over the pixels of each region that were not painted: (regions,).
+    """Average |after - before| over the unpainted pixels of each region: (regions,).
 
-    Images (C, H, W), masks (regions, H, W), painted (H, W) bool. NaN where no pixel is left.
+    Images are (C, H, W), masks (regions, H, W), painted (H, W) bool. NaN where no pixel is left.
     """
     change = (after - before).abs().mean(0)
     left = masks & ~painted

@@ -1,7 +1,8 @@
-"""Images as uint8 arrays from a checksummed cache: simulated faces and brains, or a folder's own.
+"""Load images as uint8 arrays from a checksummed cache.
 
-`load(data)` gives the three splits. Simulated image i is a function of i alone, so the splits are
-disjoint ranges of indices, and the cache can be deleted at any time. numpy only.
+The images are simulated faces and brains, or are read from a folder. `load(data)` returns the
+three splits. Simulated image i is a function of i alone, so the splits are disjoint ranges of
+indices, and the cache can be deleted at any time. All arithmetic is in numpy.
 """
 
 import hashlib
@@ -25,16 +26,16 @@ from sos.system.progress import tqdm
 
 SIMULATORS: dict[str, ModuleType] = {"faces": faces, "brains": brains}
 READERS: dict[str, ModuleType] = {"folder": folder, "celeba": celeba, "biobank": biobank}
-FIRST_INDEX = {"train": 0, "validation": 10_000_000, "test": 20_000_000}  # disjoint for ever
-BLOCK = 125  # images that one worker renders before it writes them down
-LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as PIL's "L"
+FIRST_INDEX = {"train": 0, "validation": 10_000_000, "test": 20_000_000}  # too far apart to overlap
+BLOCK = 125  # images that one worker makes before it writes them to disk
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow's mode "L"
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Split:
-    """One split: images uint8 (N, C, H, W), and for simulated ones the factors behind them."""
+    """One split: its images, uint8 (N, C, H, W), and the factors behind simulated ones."""
 
     images: np.ndarray
     factors: np.ndarray | None = None  # float32 (N, F)
@@ -42,12 +43,12 @@ class Split:
 
 
 def load(data: Data) -> dict[str, Split]:
-    """The splits "train", "validation" and "test", rendered or read where the cache lacks them."""
+    """Return the splits "train", "validation" and "test"; build those that the cache lacks."""
     return {name: load_split(data, name) for name in FIRST_INDEX}
 
 
 def load_split(data: Data, split: str) -> Split:
-    """One split of `data`, verified against its checksums and built again where they fail."""
+    """Return one split of `data`; check its checksums, and build it again where they fail."""
     target = cache_folder(data, split)
     arrays = read(target)
     if arrays is None:
@@ -64,7 +65,7 @@ def load_split(data: Data, split: str) -> Split:
             lists = [str(error), *filter(None, (unreadable(data, other) for other in others))]
             advice = "mend or remove them, or pass --skip-unreadable"
             raise ValueError("\n".join([*lists, advice])) from error
-        except OSError:  # as when another process was at the same work and finished first
+        except OSError:  # for example because another process built this split first
             if read(target) is None:
                 raise
         arrays = read(target)
@@ -73,11 +74,15 @@ def load_split(data: Data, split: str) -> Split:
 
 
 class Unreadable(ValueError):
-    """A list of images that cannot be read."""
+    """Error that lists the images that cannot be read."""
 
 
 def build_split(data: Data, split: str) -> None:
-    """Makes or reads a split's pictures. Raises Unreadable, and ValueError where there are none."""
+    """Make or read the images of a split, and write them to the cache.
+
+    Raises Unreadable for images that cannot be read, and ValueError where there are no images or
+    where the files changed while they were read.
+    """
     title, todo = f"{data.name} {split}", items(data, split)
     if not len(todo):
         raise ValueError(f"{title}: no images in this split of {data.folder or data}")
@@ -89,22 +94,29 @@ def build_split(data: Data, split: str) -> None:
 
 
 def unreadable(data: Data, split: str) -> str | None:
-    """The list of another split's images that cannot be read, so that all are mended at once."""
+    """Return the list of a split's images that cannot be read, or None where all can be.
+
+    With the lists of all splits at hand, a user can mend all images at once.
+    """
     try:
         build_split(data, split)
     except Unreadable as error:
         return str(error)
-    except ValueError:  # of which that split's own reading will tell
+    except ValueError:  # reported when that split itself is loaded
         pass
     return None
 
 
 def is_cached(data: Data, split: str) -> bool:
-    """Whether a split lies in the cache (not whether it is undamaged)."""
+    """Return whether a split lies in the cache (not whether it is undamaged)."""
     return (cache_folder(data, split) / "meta.json").exists()
 
 
 def simulator(data: Data) -> ModuleType:
+    """Return the module that renders `data`.
+
+    Raises ValueError for an unknown name, and for channels that the simulator does not have.
+    """
     if data.name not in SIMULATORS:
         expected = ", ".join((*SIMULATORS, *READERS))
         raise ValueError(f"data.name is {data.name!r}; expected one of {expected}")
@@ -130,26 +142,26 @@ def cache_folder(data: Data, split: str) -> Path:
 
 
 def partial_folder(target: Path) -> Path:
-    """Where the finished blocks of a split lie until it is whole."""
+    """Return the folder that holds the finished blocks of a split until all are finished."""
     return target.with_name(target.name + ".partial")
 
 
 def items(data: Data, split: str) -> Sequence:
-    """What the pictures of a split are made from: indices, or files."""
+    """Return what the images of a split are made from: indices, or files."""
     if data.name in READERS:
         return READERS[data.name].files(data, split)
     return range(FIRST_INDEX[split], FIRST_INDEX[split] + getattr(data, split))
 
 
 def count(data: Data, split: str) -> int:
-    """How many pictures a split has: what it is made from, less what could not be read."""
+    """Return the number of images of a split, without those that could not be read."""
     if data.skip_unreadable:
         return len(load_split(data, split).images)
     return len(items(data, split))
 
 
 def make(data: Data, item) -> dict[str, np.ndarray]:
-    """One picture (C, H, W) as uint8, with its factors where they are known."""
+    """Make one image (C, H, W) as uint8, with its factors where they are known."""
     if data.name in READERS:
         return {"images": READERS[data.name].read(item, data)}
     rendered = simulator(data).render(item, data.height, data.width)
@@ -157,12 +169,15 @@ def make(data: Data, item) -> dict[str, np.ndarray]:
 
 
 def can_be_made_gray(data: Data) -> bool:
-    """Whether pictures are simulated ones in colour, seen in gray."""
+    """Return whether the images are simulated in colour and wanted in gray."""
     return data.name not in READERS and data.channels != simulator(data).CHANNELS
 
 
 def made_gray(data: Data, split: str) -> bool:
-    """Makes a gray split from the same pictures in colour, if those lie in the cache."""
+    """Make a gray split from the same images in colour, if those are cached.
+
+    Returns whether it did.
+    """
     if not can_be_made_gray(data):
         return False
     arrays = read(cache_folder(replace(data, channels=simulator(data).CHANNELS), split))
@@ -174,14 +189,14 @@ def made_gray(data: Data, split: str) -> bool:
 
 
 def in_channels(data: Data, image: np.ndarray) -> np.ndarray:
-    """A rendered picture (C, H, W) in as many channels as `data` has."""
+    """Convert a rendered image (C, H, W) to the number of channels of `data`."""
     if data.channels == 1 and len(image) == 3:
         return np.rint(np.tensordot(LUMA, image, 1))[None].astype(np.uint8)
     return image
 
 
 def build(target: Path, items: Sequence, make: Callable, title: str, skip: bool = False) -> None:
-    """Makes all items on all cores, block by block: interrupted, it goes on where it was.
+    """Make all items on all cores, block by block, and continue where an interrupted run ended.
 
     Raises Unreadable with the items that cannot be made; with `skip` these are left out.
     """
@@ -202,7 +217,7 @@ def build(target: Path, items: Sequence, make: Callable, title: str, skip: bool 
             found = part["unreadable"].tolist()
         reasons += found
         if found and not skip:
-            file.unlink()  # once they are mended, they have to be looked at again
+            file.unlink()  # the next run reads them again, as they may be mended by then
     if reasons:
         names = "\n  ".join(reasons[:10] + [f"and {len(reasons) - 10} more"][: len(reasons) > 10])
         listed = f"{title}: {len(reasons)} of {len(items)} images cannot be read:\n  {names}"
@@ -214,6 +229,7 @@ def build(target: Path, items: Sequence, make: Callable, title: str, skip: bool 
 
 
 def build_block(file: Path, items: Sequence, make: Callable) -> int:
+    """Make the items of one block, write them to `file`, and return how many items there are."""
     made, reasons = [], []
     for item in items:
         try:
@@ -227,16 +243,17 @@ def build_block(file: Path, items: Sequence, make: Callable) -> int:
 
 
 def made_block(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of a block; none where nothing in it could be read."""
+    """Read the arrays of a block; return an empty dictionary where no item could be read."""
     with np.load(file) as part:
         return {name: part[name] for name in part.files if name != "unreadable"}
 
 
 def write(target: Path, parts: Iterable[dict[str, np.ndarray]], count: int) -> None:
-    """A folder of .npy files and their SHA-256, which appears whole or not at all.
+    """Write a folder of .npy files and their SHA-256, which appears whole or not at all.
 
-    The parts, `count` pictures in all, are written one after the other: together they may be larger
-    than the memory. Not through a map of the file, in which a full disk ends the process.
+    The parts, `count` images in all, are written one after the other, because together they may be
+    larger than the memory. The files are not memory-mapped, because then a full disk would end the
+    process.
     """
     with paths.replacing(target) as temporary, ExitStack() as opened:
         temporary.mkdir(parents=True)
@@ -257,19 +274,20 @@ def write(target: Path, parts: Iterable[dict[str, np.ndarray]], count: int) -> N
 
 
 def read(target: Path) -> dict[str, np.ndarray] | None:
-    """The arrays of `target` mapped into memory, or None when absent or not as written."""
+    """Map the arrays of `target` into memory; return None where they are absent or damaged."""
     try:
         meta = json.loads((target / "meta.json").read_text())
         if "images" not in meta:
             return None
         if any(digest(target / f"{name}.npy") != m["sha256"] for name, m in meta.items()):
             return None
-        # Copy on write: torch can use the map itself, and the file stays as it is.
+        # Copy on write, so that torch can use the map itself and the file never changes.
         return {name: np.load(target / f"{name}.npy", mmap_mode="c") for name in meta}
     except (FileNotFoundError, AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
 def digest(file: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""Axial T1 brain slices of UK Biobank, or of any brains in MNI space.
+"""Read axial T1 brain slices of UK Biobank, or of any brains in MNI space.
 
-A folder of brain-extracted volumes (.nii.gz, .nii) in MNI space, of which one slice each is taken,
-or of ready slices (PNG and the like). Access to UK Biobank needs an approved application.
+The folder holds brain-extracted volumes (.nii.gz, .nii) in MNI space, from each of which one slice
+is taken, or ready slices (PNG and the like). Access to UK Biobank needs an approved application.
 """
 
 import math
@@ -20,16 +20,16 @@ from sos.datasets.files import digests, digits, listed, shuffled, together
 from sos.datasets.files import walk as files_below
 
 VOLUMES = (".nii.gz", ".nii")
-SLICE_MM = 16.0  # height of the slice above the anterior commissure, as of the simulated brains
+SLICE_MM = 16.0  # height of the slice above the anterior commissure, as in the simulated brains
 # The field of view of the ICBM 152 template, whose axial planes are the paper's 233x197 pixels:
 # from the back of the head to the front, and from left to right.
 Y_MM, X_MM = (-134.0, 98.0), (-98.0, 98.0)
-FEWEST = 20  # volumes or slices below which nothing can be learnt
-PERCENTILE = 99.5  # of the brain's intensities: becomes white, what is brighter is clipped
-RINGING = 0.1  # of white: what resampling leaves below zero at most
-BACKGROUND = 0.1  # of a volume: the least share of voxels that makes one value the background
-FAR = 5  # brains' own ranges, from which on a background is a mark and no intensity
-PACKED = 1100  # gzip's largest ratio, and a little: a header that claims more tells no truth
+FEWEST = 20  # with fewer volumes or slices nothing can be learnt
+PERCENTILE = 99.5  # of the brain's intensities; it becomes white, and brighter values are clipped
+RINGING = 0.1  # share of white that resampling can leave below zero at most
+BACKGROUND = 0.1  # least share of a volume's voxels that makes their value the background
+FAR = 5  # a background this many ranges of the brain below it is a mark, not an intensity
+PACKED = 1100  # slightly above gzip's largest ratio; a header that claims more is wrong
 HELP = (
     "The place may hold brain-extracted T1 volumes in MNI space (.nii.gz, .nii), or ready slices "
     "(.png and the like), in folders of any depth. UK Biobank gives access on application "
@@ -38,11 +38,11 @@ HELP = (
 
 
 def _word(words: str) -> re.Pattern:
-    """Matches any of the words within a file's name, between what separates words there."""
+    """Compile a pattern for any of the words, set off by separators, within a file's name."""
     return re.compile(rf"(?:^|[_.\-])(?:{words})(?:[_.\-\d]|$)", re.IGNORECASE)
 
 
-# What the names of UK Biobank, BIDS, fMRIPrep, FSL, FreeSurfer and the HCP say of a volume.
+# How UK Biobank, BIDS, fMRIPrep, FSL, FreeSurfer and the HCP name kinds of volumes.
 SEGMENTATIONS = _word(
     r"mask|b?mask|(?:d|pve|brain)?seg|(?:prob|c|aparc\+a|a)seg|prob|pve(?:seg)?|label\w*|parc|"
     r"aparc\w*|wmparc|ribbon|mixeltype|first|firstseg|lesions?|roi|atlas|dkt?\w*"
@@ -52,22 +52,22 @@ MODALITIES = _word(r"t2w?|flair|pd|pdw|bold|dwi|dti|swi|tof|rest|asl|fa|md|t2sta
 T1 = _word(r"t1w?|mprage|mp2rage|t1_\w+")
 MNI = re.compile(r"to_?mni|mni152|space-mni|_mni|mninonlinear", re.IGNORECASE)
 BRAIN = re.compile(r"brain|bet|skullstrip|extracted", re.IGNORECASE)
-# A person in a path: BIDS's sub-…, UK Biobank's seven digits, the HCP's six as a folder.
+# A person in a path: sub-… in BIDS, seven digits in UK Biobank, a folder of six in the HCP.
 PERSON = re.compile(r"sub-[0-9a-zA-Z]+|(?<!\d)\d{7}(?=_\d+_\d)|(?<=/)\d{6}(?=/)")
-SCAN = re.compile(r"ses-[0-9a-zA-Z]+|(?<=\d{7})_\d+_\d+_\d+")  # one of a person's several
+SCAN = re.compile(r"ses-[0-9a-zA-Z]+|(?<=\d{7})_\d+_\d+_\d+")  # one of a person's scans
 
 
 def _rank(name: str) -> int:
-    """How surely a volume is what is wanted: in MNI space counts more than without its skull."""
+    """Rank a volume by its name: being in MNI space counts more than being brain-extracted."""
     return 2 * bool(MNI.search(name)) + bool(BRAIN.search(PurePath(name).name))
 
 
 def choose(names: Sequence[str]) -> tuple[list[list[str]], Counter]:
-    """Of volumes' paths the brains that are wanted, those of one person together, and what is not.
+    """Choose brain volumes by their paths alone; return them by person, and counts of the rest.
 
-    By name alone: no masks, segmentations and warps, T1 where there are other contrasts, and of
-    each scan the one volume that is most surely a brain in MNI space; a scan that has nothing as
-    good as most others have is left out.
+    Masks, segmentations and warps are left out, and so are other contrasts where there are T1
+    volumes. Of each scan the one volume is kept that is most surely a brain in MNI space. A scan
+    without a volume as good as those of most scans is left out.
     """
     left_out = Counter()
     kinds = {"masks and segmentations": SEGMENTATIONS, "warps and fields": TRANSFORMS}
@@ -98,9 +98,9 @@ def choose(names: Sequence[str]) -> tuple[list[list[str]], Counter]:
 
 @cache
 def survey(place: str) -> folder.Survey:
-    """Looks for all volumes, or else all slices, below `place`, once per process.
+    """Find all volumes, or else all slices, below `place`, once per process.
 
-    Raises FileNotFoundError.
+    Raises FileNotFoundError where there are too few.
     """
     root = Path(place).expanduser()
     everything, broken = files_below(root) if root.is_dir() else ([], 0)
@@ -122,7 +122,7 @@ def survey(place: str) -> folder.Survey:
 
 
 def _people(names: Sequence[str]) -> list[list[str]]:
-    """Slices of one person together."""
+    """Group the names of slices by person."""
     people = defaultdict(list)
     for name in names:
         person = PERSON.search(f"/{name}")
@@ -131,12 +131,12 @@ def _people(names: Sequence[str]) -> list[list[str]]:
 
 
 def scan(place: str) -> tuple[Path, ...]:
-    """All volumes, or else all slices, below `place`, in a fixed random order of people."""
+    """Return all volumes, or else all slices, below `place`, in a fixed random order of people."""
     return survey(place).files
 
 
 def files(data: Data, split: str) -> Sequence[Path]:
-    """The files of a split: disjoint shares of people, at most `data.<split>` files."""
+    """Return the files of a split: a disjoint share of people, at most `data.<split>` files."""
     return survey(data.folder).split(split, getattr(data, split))
 
 
@@ -146,17 +146,20 @@ def cache_key(data: Data, split: str) -> str:
 
 
 def read(file: Path, data: Data) -> np.ndarray:
-    """One slice (1, H, W) as uint8, the front of the head above. Raises ValueError naming it."""
+    """Read one slice (1, H, W) as uint8, with the front of the head at the top.
+
+    Raises ValueError that names the file.
+    """
     if not file.name.lower().endswith(VOLUMES):
         return folder.read(file, data)
     return folder.fitted(Image.fromarray(axial(file)), data)
 
 
 def axial(file: Path) -> np.ndarray:
-    """The slice of a volume as uint8 (233, 197) at 1 mm, by linear interpolation in MNI space.
+    """Cut the slice out of a volume by linear interpolation in MNI space.
 
-    Black is the background, white the 99.5th percentile of what is above it. Raises ValueError that
-    names the file and says what to do.
+    Returns uint8 (233, 197) at 1 mm. The background becomes black, and the 99.5th percentile of the
+    values above it becomes white. Raises ValueError that names the file and says what to do.
     """
     from scipy import ndimage
 
@@ -179,7 +182,7 @@ def axial(file: Path) -> np.ndarray:
 
 
 def _load(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A volume (x, y, z) in float32 and its affine. Raises ValueError for whatever is wrong."""
+    """Load a volume (x, y, z) in float32 and its affine. Raises ValueError for unusable files."""
     import nibabel
 
     try:
@@ -205,16 +208,17 @@ def _load(file: Path) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError("its affine is singular")
         volume = np.asarray(image.dataobj, dtype=np.float32).reshape(shape)
         return volume, image.affine
-    except Exception as error:  # whatever nibabel makes of a file is that one file's fault
+    except Exception as error:  # whatever nibabel raises concerns this file alone
         raise ValueError(
             f"{file} cannot be read as a volume ({error}): mend or remove it"
         ) from error
 
 
 def _above_background(volume: np.ndarray, file: Path) -> np.ndarray:
-    """A volume with its background at zero: intensities may be scaled to [-1, 1] or z-scored.
+    """Move the background of a volume to zero; values may be scaled to [-1, 1] or z-scored.
 
-    Raises ValueError where below zero lies half of a brain: what was black, nothing tells.
+    Raises ValueError where half of a brain lies below zero, because then nothing tells what was
+    black.
     """
     missing = ~np.isfinite(volume)
     low = volume[~missing].min(initial=0) if missing.any() else volume.min()
@@ -224,7 +228,7 @@ def _above_background(volume: np.ndarray, file: Path) -> np.ndarray:
         dark, bright = np.percentile(volume[volume > low], [1, 99])
         if dark - low <= FAR * (bright - dark):
             return volume - low
-        volume = np.where(volume == low, 0, volume)  # a number that only says: no brain here
+        volume = np.where(volume == low, 0, volume)  # a mark that only says that here is no brain
         low = volume.min()
     above = volume[volume > 0]
     if low < 0 and (not len(above) or -low > RINGING * np.percentile(above, PERCENTILE)):
@@ -237,7 +241,7 @@ def _above_background(volume: np.ndarray, file: Path) -> np.ndarray:
 
 
 def describe(data: Data) -> str:
-    """One line that says what is read and what is done to it."""
+    """Describe in one line what is read and what is done to it."""
     found = survey(data.folder)
     what = "volumes" if found.files[0].name.lower().endswith(VOLUMES) else "slices"
     counts = ", ".join(f"{len(files(data, split))} {split}" for split in folder.SHARES)

@@ -1,9 +1,9 @@
-"""Simulated axial T1 brain slices: random subjects warped out of one population template.
+"""Simulate axial T1 brain slices of random subjects, warped from one population template.
 
 `render(index)` draws a subject (age, shape, folds, contrast), looks up tissue probabilities of the
-ICBM 152 template on a tilted, warped plane near the lateral ventricles, and images them. Every
-random quantity but the pixel noise lives in millimetres, and each has its own random stream, so
-that a subject is the same at every size. The template's notice: data/assets/BRAIN_LICENCE.txt.
+ICBM 152 template on a tilted, warped plane near the lateral ventricles, and images them. All random
+quantities except the pixel noise are in millimetres, and each has its own random stream, so that a
+subject is the same at every size. The template's licence is in data/assets/BRAIN_LICENCE.txt.
 """
 
 from functools import cache
@@ -19,16 +19,16 @@ CHANNELS = 1
 REGIONS = ("background", "ventricles", "csf", "gray", "white")
 ASSET = paths.ASSETS / "brain.npz"
 
-VIEW_MM = (204.0, 163.0)  # height, width: the 233x197 mm slice less its empty border
+VIEW_MM = (204.0, 163.0)  # height, width: the 233x197 mm slice without its empty border
 CENTRE_MM = (0.0, -17.0)  # x, y of the middle of the brain in template space
 SAMPLE_MM = 1.3  # coarsest sampling of the tissue maps; larger pixels average several samples
 GRID_HALF_MM = (140.0, 120.0)  # y, x reach of the control grids of smooth fields
 STREAMS = {"factors": 0, "shape": 1, "folds": 2, "tissue": 3, "bias": 4, "noise": 5}
-TAG = 0x5B7A15  # separates these random streams from other data sets'
+TAG = 0x5B7A15  # keeps these random streams apart from those of other data sets
 
 
 class Factors(NamedTuple):
-    """What one subject is made of; lengths in millimetres, angles in degrees."""
+    """The factors behind one subject, with lengths in millimetres and angles in degrees."""
 
     age: float  # years
     slice_height_mm: float  # above the anterior commissure
@@ -39,7 +39,7 @@ class Factors(NamedTuple):
     rotation_x: float  # nod
     rotation_y: float  # tilt to a shoulder
     rotation_z: float  # turn, in the image plane
-    ventricle_growth: float  # 0: the template's
+    ventricle_growth: float  # 0: as in the template
     sulcal_widening: float  # log-odds in favour of fluid
     white_intensity: float  # fractions of the display range
     gray_intensity: float
@@ -51,7 +51,7 @@ class Factors(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """One picture and its ground truth."""
+    """One image and its ground truth."""
 
     image: np.ndarray  # uint8 (1, height, width)
     factors: np.ndarray  # float32 (len(FACTORS),)
@@ -62,7 +62,10 @@ FACTORS: tuple[str, ...] = Factors._fields
 
 
 def render(index: int, height: int = 80, width: int = 64) -> Rendered:
-    """Picture number `index` of the endless data set; ValueError for a bad index or size."""
+    """Render image number `index` of the endless data set.
+
+    Raises ValueError for a negative index or a side under 16 pixels.
+    """
     if index < 0:
         raise ValueError(f"index is {index}, expected 0 or more: count pictures from zero")
     if min(height, width) < 16:
@@ -89,7 +92,7 @@ def _random(index: int, stream: str) -> np.random.Generator:
 
 
 def _factors(rng: np.random.Generator) -> Factors:
-    """Draw a subject; normals are cut at 2.5 standard deviations to stay inside the template."""
+    """Draw a subject; clip normals at 2.5 standard deviations to stay inside the template."""
 
     def normal(mean, std):
         return mean + std * float(np.clip(rng.standard_normal(), -2.5, 2.5))
@@ -122,7 +125,10 @@ def _factors(rng: np.random.Generator) -> Factors:
 
 
 class View(NamedTuple):
-    """Pixel grid of one image size. `samples` per pixel and side keep the tissue look-up fine."""
+    """Pixel grid of one image size.
+
+    `samples` look-ups per pixel along each side keep the sampling of the tissue maps fine.
+    """
 
     height: int
     width: int
@@ -133,7 +139,7 @@ class View(NamedTuple):
 
 @cache
 def _view(height: int, width: int) -> View:
-    """Square pixels, just large enough for VIEW_MM to fit: shapes are never stretched."""
+    """Make a grid of square pixels, just large enough for VIEW_MM to fit without stretching."""
     pixel = max(VIEW_MM[0] / height, VIEW_MM[1] / width)
     samples = int(np.ceil(pixel / SAMPLE_MM))
 
@@ -146,7 +152,7 @@ def _view(height: int, width: int) -> View:
 
 @cache
 def _spline_basis(height: int, width: int, spacing: float) -> tuple[np.ndarray, np.ndarray]:
-    """Cubic B-splines of one control spacing: (rows, controls_y) and (columns, controls_x)."""
+    """Return cubic B-splines of one spacing: (rows, controls_y) and (columns, controls_x)."""
 
     def basis(positions, half):
         controls = np.arange(-np.ceil(half / spacing), np.ceil(half / spacing) + 1) * spacing
@@ -161,9 +167,9 @@ def _spline_basis(height: int, width: int, spacing: float) -> tuple[np.ndarray, 
 def _smooth_field(
     rng: np.random.Generator, view: View, spacing: float, count: int, mirrored: bool = False
 ) -> np.ndarray:
-    """Gaussian fields (count, rows, columns) of about unit variance, smooth over `spacing` mm.
+    """Draw Gaussian fields (count, rows, columns) of about unit variance, smooth over `spacing` mm.
 
-    `mirrored` makes a displacement (x, y, z) that treats left and right alike.
+    With `mirrored` they are a displacement (x, y, z) that is symmetric between left and right.
     """
     along_y, along_x = _spline_basis(view.height, view.width, spacing)
     controls = rng.standard_normal((count, along_y.shape[1], along_x.shape[1]), np.float32)
@@ -174,7 +180,7 @@ def _smooth_field(
 
 
 def _rotation(*degrees: float) -> np.ndarray:
-    """Rotation about z, then y, then x: (3, 3)."""
+    """Return the rotation (3, 3) about z, then y, then x."""
     (cx, cy, cz), (sx, sy, sz) = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
@@ -183,7 +189,7 @@ def _rotation(*degrees: float) -> np.ndarray:
 
 
 def _template_points(factors: Factors, index: int, view: View) -> np.ndarray:
-    """Where each sample of the slice lies in the template: (3, rows, columns) float32, mm."""
+    """Map each sample of the slice into the template: (3, rows, columns) float32, mm."""
     rotation = _rotation(factors.rotation_x, factors.rotation_y, factors.rotation_z)
     size = np.array([factors.scale_x, factors.scale_y, factors.scale_z])
     across, up, _ = (rotation / size[:, None]).astype(np.float32).T
@@ -221,9 +227,10 @@ def _grow_ventricles(points: np.ndarray, growth: float) -> np.ndarray:
 
 @cache
 def _template() -> tuple[np.ndarray, np.ndarray]:
-    """Template maps (x, y, z, 5) in [0, 1], and the voxel (1 mm) at their millimetres' origin.
+    """Load the template maps (x, y, z, 5) in [0, 1], and the voxel (1 mm) at the origin of the mm.
 
-    Brain, gray, white, ventricles, and detail: T1 intensity less what the tissues explain.
+    The maps are brain, gray, white, ventricles, and detail, which is the T1 intensity minus what
+    the tissues explain.
     """
     with np.load(ASSET) as asset:
         *tissues, t1 = asset["maps"].astype(np.float32) / 255
@@ -237,9 +244,10 @@ def _template() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _look_up(points: np.ndarray) -> np.ndarray:
-    """Trilinear look-up of every template map at points (3, rows, columns) mm: (5, rows, columns).
+    """Interpolate all template maps at points (3, rows, columns) in mm: (5, rows, columns).
 
-    One gather per voxel corner for all maps together: six times faster than map_coordinates.
+    Trilinear, with one gather per voxel corner for all maps together, which is six times faster
+    than map_coordinates.
     """
     maps, origin = _template()
     *size, channels = maps.shape
@@ -259,7 +267,7 @@ def _look_up(points: np.ndarray) -> np.ndarray:
 def _tissues(
     factors: Factors, index: int, view: View, points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One subject's tissue fractions (5, rows, columns) in REGIONS order, and the detail map.
+    """Return one subject's tissue fractions (5, rows, columns) in REGIONS order, and the detail.
 
     The template's probabilities are blurred by averaging many heads. Squaring them and adding
     smooth log-odds picks one plausible anatomy: its own sulci, its own cortical thickness.
@@ -278,7 +286,7 @@ def _tissues(
 
 
 def _signal(factors: Factors, tissues: np.ndarray, detail: np.ndarray) -> np.ndarray:
-    """Noise-free intensity (rows, columns): tissue means plus the template's finer contrast."""
+    """Return the noise-free intensity (rows, columns): tissue means and the template's detail."""
     fluid, gray, white = factors.csf_intensity, factors.gray_intensity, factors.white_intensity
     means = np.array([0, fluid, fluid, gray, white], np.float32)
     return np.tensordot(means, tissues, 1) + 0.8 * detail * (tissues[3] + tissues[4])
@@ -287,7 +295,10 @@ def _signal(factors: Factors, tissues: np.ndarray, detail: np.ndarray) -> np.nda
 def _acquire(
     factors: Factors, index: int, view: View, signal: np.ndarray, outside: np.ndarray
 ) -> np.ndarray:
-    """Receive-field bias and Rician noise in the brain; exact zero outside, as skull-stripped."""
+    """Add receive-field bias and Rician noise in the brain, and set everything outside to zero.
+
+    The exact zero outside is that of skull-stripped images.
+    """
     field = _average(_smooth_field(_random(index, "bias"), view, 90, 1), view.samples)[0]
     x, y = view.x.reshape(view.width, -1).mean(1), view.y.reshape(view.height, -1).mean(1)
     tilt = factors.bias_x * x / VIEW_MM[1] + factors.bias_y * y[:, None] / VIEW_MM[0]
@@ -298,6 +309,6 @@ def _acquire(
 
 
 def _average(fields: np.ndarray, samples: int) -> np.ndarray:
-    """Block means over the last two axes: samples to pixels."""
+    """Average the samples of each pixel, in blocks over the last two axes."""
     offsets = product(range(samples), repeat=2)
     return sum(fields[..., i::samples, j::samples] for i, j in offsets) / samples**2

@@ -1,8 +1,8 @@
-"""CelebA (aligned, 218x178) in the shapes in which people have it.
+"""Read CelebA (aligned, 218x178) in any of its usual forms.
 
-torchvision's folder, the unpacked img_align_celeba/ or img_align_celeba.zip alone, or Parquet files
-with embedded images. At 218x178 the pixels stay as they are; other sizes are the largest central
-crop of that aspect, resized: 64x64 is the central 178x178.
+These are torchvision's folder, the unpacked img_align_celeba/ or img_align_celeba.zip alone, and
+Parquet files with embedded images. At 218x178 the pixels stay as they are. Other sizes are resized
+from the largest central crop of their aspect, which is the central 178x178 for 64x64.
 """
 
 import codecs
@@ -41,18 +41,22 @@ class Item:
 
     file: str
     member: str | int | None = None
-    crc: int | None = None  # of a zip archive's member, in whose directory it stands
-    split: str = ""  # as the file's name has it, where it has
+    crc: int | None = None  # checksum of a zip member, from the archive's directory
+    split: str = ""  # from the file's name, where the name tells it
 
     @property
     def name(self) -> str:
+        """Return the file, with the member or row where there is one, for messages."""
         place = "" if self.member is None else f" [{self.member}]"
         return f"{self.file}{place}"
 
 
 @cache
 def scan(place: str) -> tuple[Item, ...]:
-    """All images of `place` by name, looked for once per process. Raises FileNotFoundError."""
+    """Find all images of `place`, ordered by name, once per process.
+
+    Raises FileNotFoundError where there are too few.
+    """
     root = Path(place).expanduser()
     if root.is_dir():
         for find in (_loose, _zipped, _parquet):
@@ -74,12 +78,13 @@ def scan(place: str) -> tuple[Item, ...]:
 
 
 def _loose(root: Path) -> list[Item]:
+    """Find images that are files of their own."""
     names = {str(file.relative_to(root)): file for file in files_below(root)[0]}
     return [Item(str(names[name])) for name in _one_edition(names)]
 
 
 def _one_edition(names: Iterable[str]) -> list[str]:
-    """Of pictures with the same numbers those of one edition: aligned ones, JPEG before PNG."""
+    """Choose one edition of images with the same numbers: aligned ones, JPEG before PNG."""
     found = sorted(name for name in names if NUMBERED.fullmatch(PurePath(name).name))
     aligned = [name for name in found if "align" in name.lower()] or found
     return [name for name in aligned if not name.lower().endswith(".png")] or aligned
@@ -159,15 +164,16 @@ def _stream(item: Item) -> io.BytesIO | str:
             return io.BytesIO(_archive(item.file).read(item.member))
         group = int(np.searchsorted(_group_starts(item.file), item.member, side="right")) - 1
         content = _row_group(item.file, group)[item.member - _group_starts(item.file)[group]]
-        return io.BytesIO(content)  # TypeError where a column holds paths, not images
-    except Exception as error:  # whatever is wrong with a member or a row is this image's fault
+        return io.BytesIO(content)  # TypeError where the column holds paths instead of images
+    except Exception as error:  # whatever is raised concerns this image alone
         raise ValueError(f"{item.name} cannot be read ({error}): fetch it again") from error
 
 
 def partition(place: str) -> dict[str, str]:
-    """{number of an image: split} of the official partition. Raises FileNotFoundError, ValueError.
+    """Read the official partition, {number of an image: split}.
 
-    The list is the data set's own, or a table with a header line, as it is passed on elsewhere.
+    The list is that of the data set, or a table with a header line, as other sites offer it. Raises
+    FileNotFoundError where there is no list, and ValueError for a line that cannot be understood.
     """
     root = Path(place).expanduser()
     near = root if root.is_dir() else root.parent
@@ -183,7 +189,7 @@ def partition(place: str) -> dict[str, str]:
         parts = re.split(r"[\s,;]+", line.strip())
         if len(parts) == 2 and NUMBERED.fullmatch(parts[0]) and parts[1] in ("0", "1", "2"):
             known[parts[0][:6]] = SPLITS[int(parts[1])]
-        elif number and line.strip():  # the first may be the header of a table
+        elif number and line.strip():  # the first line may be the header of a table
             raise ValueError(
                 f"{found[0]} has the line {line!r}; expected a file name and 0, 1 or 2: fetch it "
                 f"again, or leave out --partition official"
@@ -192,7 +198,7 @@ def partition(place: str) -> dict[str, str]:
 
 
 def _text(file: Path) -> str:
-    """A text of any of the encodings that editors and spreadsheets write."""
+    """Read a text in any of the encodings that editors and spreadsheets write."""
     content = file.read_bytes()
     encoding = (
         "utf-16" if content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
@@ -201,11 +207,11 @@ def _text(file: Path) -> str:
 
 
 def files(data: Data, split: str) -> Sequence[Item]:
-    """The images of a split, at most `data.<split>` of them.
+    """Return the images of a split, at most `data.<split>` of them.
 
-    "subset": of 10,000 images chosen with seed 42, as the paper's, 70 % to train on. (The authors
-    validate on 20 % and test on 10 %; here that is exchanged, because distances need images.)
-    "official": the partition of the data set.
+    "subset": 10,000 images are chosen with seed 42, as in the paper, and 70 % of them are for
+    training. (The authors validate on 20 % and test on 10 %; here the two are exchanged, because
+    distances need images.) "official": the partition of the data set.
     """
     found = scan(data.folder)
     if data.partition == "subset":
@@ -227,11 +233,11 @@ def cache_key(data: Data, split: str) -> str:
 
 
 def read(item: Item, data: Data) -> np.ndarray:
-    """One image (C, H, W) as uint8. Raises ValueError that names it."""
+    """Read one image (C, H, W) as uint8. Raises ValueError that names the image."""
     return folder.fitted(folder.upright(_stream(item), item.name), data)
 
 
 def describe(data: Data) -> str:
-    """One line that says what is read and what is done to it."""
+    """Describe in one line what is read and how it is split."""
     counts = ", ".join(f"{len(files(data, split))} {split}" for split in SPLITS)
     return f"CelebA in {data.folder}, {len(scan(data.folder))} images; {data.partition}: {counts}"

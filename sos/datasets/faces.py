@@ -1,14 +1,15 @@
-"""Simulated faces: a CC0 morphable head, procedural hair, and a numpy-only renderer.
+"""Simulate faces with a CC0 morphable head, procedural hair, and a renderer in numpy alone.
 
 `render(index, height, width)` draws person number `index`: the same person, pose, light and
-background at every size, with the continuous factors behind the picture and a map of regions. The
+background at every size, with the continuous factors behind the image and a map of regions. The
 steps are in reading order: the factors, the head, the hair, the rasteriser, the colours, the light,
 the background, the composite. Nothing here depicts a real person.
 
-Units and axes. The head is in decimetres, x to the viewer's right, y up, z towards the viewer; the
-picture's `u, v` run over -0.5..0.5 of its central square, v downwards, so a taller or wider picture
-shows more of the scene and never stretches it. Colours are linear light until the composite.
-Shapes: vertices triangles samples (2x2 to a pixel) strands knots (points along a strand).
+Units and axes: the head is in decimetres, with x to the viewer's right, y up, and z towards the
+viewer. The image coordinates `u, v` run over -0.5..0.5 of its central square, with v downwards, so
+a taller or wider image shows more of the scene and never stretches it. Colours are linear light
+until the composite. Axes in shapes are named vertices, triangles, samples (2x2 to a pixel), strands
+and knots (points along a strand).
 """
 
 import functools
@@ -44,15 +45,15 @@ REGIONS: tuple[str, ...] = (
 )
 BACKGROUND, SKIN, HAIR, CLOTHES, EYES, BROWS, MOUTH, BEARD = range(len(REGIONS))
 
-_TAG = 0x50FACE5  # keeps our random streams apart from every other generator's
+_TAG = 0x50FACE5  # keeps these random streams apart from those of other generators
 _STREAMS = ("shape", "pose", "hair", "colours", "light", "background")
 _BODY, _LEFT_EYE, _RIGHT_EYE, _LASHES, _TEETH, _HAIR = range(6)  # parts of the geometry
 _SUPERSAMPLING = 2
 _HUES = ("red", "green", "blue")
 
-_EYE_DISTANCE = 0.24  # between the eyes, in the picture's unit
+_EYE_DISTANCE = 0.24  # between the eyes, as a share of the central square
 _EYE_HEIGHT = -0.045  # v of the point between them
-_CAMERA = 12.0  # distance, in eye distances
+_CAMERA = 12.0  # distance of the camera, in eye distances
 
 _SKIN_TONES = np.array(
     [[72, 46, 36], [104, 67, 49], [145, 96, 70], [184, 131, 101], [219, 172, 143], [232, 194, 172]]
@@ -61,7 +62,7 @@ _HAIR_TONES = np.array(
     [[22, 18, 17], [40, 28, 22], [70, 46, 32], [105, 72, 46], [152, 112, 70], [205, 170, 115]]
 )
 _IRISES = np.array([[62, 36, 20], [95, 62, 32], [88, 96, 62], [92, 118, 138], [110, 120, 126]])
-# The hairline: the polar angle (degrees from the top of the head) where hair ends at each azimuth
+# The hairline: the polar angle (degrees from the top of the head) where hair ends, by azimuth
 _HAIRLINE_AZIMUTH = (0, 30, 45, 56, 64, 70, 78, 88, 102, 120, 140, 180)
 _HAIRLINE_POLAR = (56, 58, 62, 71, 84, 98, 100, 86, 86, 108, 122, 132)
 # The beard's upper edge: height over distance from the middle, in dm from the eyes
@@ -70,7 +71,7 @@ _BEARD_UPPER = (-0.46, -0.47, -0.56, -0.62, -0.5, -0.3, 0.05)
 
 
 class Rendered(NamedTuple):
-    """One picture with what it shows."""
+    """One image and its ground truth."""
 
     image: np.ndarray  # uint8 (3, height, width), RGB
     factors: np.ndarray  # float32 (len(FACTORS),)
@@ -110,7 +111,7 @@ def render(index: int, height: int = 64, width: int = 64) -> Rendered:
 
 
 class _Head(NamedTuple):
-    """The asset, with what every picture needs of it worked out once."""
+    """The head asset, with everything computed once that all images need."""
 
     positions: np.ndarray  # (vertices, 3); the skull's grid follows the mesh
     targets: np.ndarray  # (targets, vertices * 3)
@@ -128,6 +129,7 @@ class _Head(NamedTuple):
 
 @functools.cache
 def _head() -> _Head:
+    """Load the head asset and precompute what all images need of it."""
     with np.load(ASSET) as file:
         asset = {name: file[name] for name in file.files}
     positions, part = asset["positions"], asset["part"]
@@ -165,7 +167,7 @@ def _head() -> _Head:
 
 
 def _draw_traits(index: int) -> dict:
-    """All factors and textures of person `index`, from one named random stream per subject."""
+    """Draw all factors and textures of person `index`, each subject from its own random stream."""
     stream = {
         name: np.random.default_rng([_TAG, index, place]) for place, name in enumerate(_STREAMS)
     }
@@ -249,7 +251,7 @@ def _draw_skin_and_clothes(rng, traits: dict) -> dict:
 
 
 def _draw_hair(rng, traits: dict) -> dict:
-    """Length and cut, then a natural colour: dark to blond, some red, grey with age."""
+    """Draw length and cut, then a natural colour: dark to blond, some red, grey with age."""
     masculine, age = traits["masculinity"], traits["age"]
     bald = rng.random() < 0.12 * (masculine > 0.5) * (0.4 + 1.6 * age)
     long = rng.random() < (0.78 if masculine < 0.5 else 0.08)
@@ -289,7 +291,7 @@ def _draw_hair(rng, traits: dict) -> dict:
 
 
 def _blend(head: _Head, traits: dict) -> np.ndarray:
-    """The person's head before posing, from the point between the eyes: (vertices, 3), dm."""
+    """Blend the person's head before posing: (vertices, 3) in dm from between the eyes."""
     weights = np.zeros(len(head.targets), np.float32)
     weights[head.details] = traits["details"][: len(head.details)]
     male, old, weight = traits["masculinity"], traits["age"], traits["weight"]
@@ -323,7 +325,7 @@ def _blend(head: _Head, traits: dict) -> np.ndarray:
 
 
 def _rotation(traits: dict) -> np.ndarray:
-    """Turn by yaw, then pitch, then roll: (3, 3), for row vectors on its left."""
+    """Return the rotation (3, 3) by yaw, then pitch, then roll, for row vectors on its left."""
     (cy, sy), (cp, sp), (cr, sr) = (
         (np.cos(traits[name]), np.sin(traits[name])) for name in ("yaw", "pitch", "roll")
     )
@@ -344,7 +346,7 @@ def _vertex_normals(head: _Head, positions: np.ndarray) -> np.ndarray:
 
 
 class _Sheet(NamedTuple):
-    """A surface woven of strands: its knots, and along and across them their coordinates."""
+    """A surface woven of strands: its knots, and their coordinates along and across strands."""
 
     knots: np.ndarray  # (strands, knots, 3)
     strand: np.ndarray  # (strands, knots): azimuth, the coordinate of the texture
@@ -353,13 +355,16 @@ class _Sheet(NamedTuple):
 
 
 def _direction(azimuth, polar) -> np.ndarray:
-    """Unit vectors; azimuth from the front to the viewer's right, polar angle from the top."""
+    """Return unit vectors.
+
+    The azimuth runs from the front to the viewer's right, the polar angle from the top.
+    """
     flat, up = np.sin(polar), np.cos(polar) + 0 * azimuth
     return np.stack([flat * np.sin(azimuth), up, flat * np.cos(azimuth)], -1)
 
 
 def _hairline(azimuth: np.ndarray, traits: dict) -> np.ndarray:
-    """Polar angle at which hair ends: the person's height of forehead and receding temples."""
+    """Return the polar angle where hair ends, by height of forehead and receding temples."""
     side = np.degrees(np.abs(azimuth))
     polar = np.radians(np.interp(side, _HAIRLINE_AZIMUTH, _HAIRLINE_POLAR))
     front = _step(65 - side, 30)
@@ -368,7 +373,7 @@ def _hairline(azimuth: np.ndarray, traits: dict) -> np.ndarray:
 
 
 def _on_skull(skull: np.ndarray, direction: np.ndarray) -> np.ndarray:
-    """The skull's surface in the given directions, bilinear in its (azimuths, polars) grid."""
+    """Interpolate the skull in the given directions, bilinearly in its (azimuths, polars) grid."""
     azimuths, polars = skull.shape[:2]
     azimuth = np.arctan2(direction[..., 0], direction[..., 2])
     polar = np.arccos(np.clip(direction[..., 1], -1, 1))
@@ -383,14 +388,14 @@ def _on_skull(skull: np.ndarray, direction: np.ndarray) -> np.ndarray:
 
 
 def _slerp(start: np.ndarray, end: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Great-circle steps from start to end, both (strands, 3): (strands, knots, 3)."""
+    """Step on great circles from start to end, both (strands, 3): (strands, knots, 3)."""
     angle = np.arccos(np.clip((start * end).sum(-1), -1, 1))[:, None]
     before, after = np.sin((1 - share) * angle), np.sin(share * angle)
     return _unit(before[..., None] * start[:, None] + after[..., None] * end[:, None])
 
 
 def _cap(skull: np.ndarray, traits: dict, strands=72, knots=18) -> _Sheet:
-    """Short hair: strands run from the whorl to the hairline, or over the forehead as a fringe."""
+    """Grow short hair, from the whorl to the hairline, or over the forehead as a fringe."""
     azimuth = np.linspace(-np.pi, np.pi, strands)
     share = np.linspace(0, 1, knots)
     front = _step(58 - np.degrees(np.abs(azimuth)), 25)
@@ -409,7 +414,7 @@ def _cap(skull: np.ndarray, traits: dict, strands=72, knots=18) -> _Sheet:
     quiff = traits["quiff"] * (1 - traits["fringe"]) * front[:, None]
     lift += quiff * np.exp(-(((share - 0.78) / 0.2) ** 2))
     lift += traits["fringe"] * front[:, None] * (0.035 + 0.02 * share)
-    if long:  # under the curtains
+    if long:  # it lies under the curtains
         lift = np.minimum(lift, 0.5 * traits["hair_volume"]) * 0.8
     return _Sheet(
         _on_skull(skull, path) + lift[..., None] * path,
@@ -420,7 +425,7 @@ def _cap(skull: np.ndarray, traits: dict, strands=72, knots=18) -> _Sheet:
 
 
 def _curtain(skull: np.ndarray, traits: dict, side: int, strands=36, knots=26) -> _Sheet:
-    """Long hair on one side (-1 or 1): from the parting over the skull, then straight down."""
+    """Grow long hair on one side (-1 or 1), from the parting over the skull, then straight down."""
     over = knots // 2
     spread = np.linspace(0, 1, strands) ** 1.3  # 0 beside the face .. 1 at the back
     opening = traits["opening"] + 0.6 * traits["tucked"]
@@ -518,7 +523,7 @@ def _build_scene(head: _Head, traits: dict) -> _Scene:
 
 
 def _grid_triangles(strands: int, knots: int) -> np.ndarray:
-    """Both triangles of every cell of a (strands, knots) grid: (triangles, 3)."""
+    """Return both triangles of every cell of a (strands, knots) grid: (triangles, 3)."""
     first = (np.arange(strands - 1)[:, None] * knots + np.arange(knots - 1)).ravel()
     upper = np.stack([first, first + 1, first + knots], 1)
     lower = np.stack([first + 1, first + knots + 1, first + knots], 1)
@@ -529,7 +534,7 @@ def _grid_triangles(strands: int, knots: int) -> np.ndarray:
 
 
 def _project(positions: np.ndarray, traits: dict, height: int, width: int) -> np.ndarray:
-    """Perspective onto (x, y) in samples, y down; the central square of the picture is the unit."""
+    """Project in perspective to (x, y) in samples, y down; the central square is the unit."""
     near = _CAMERA / (_CAMERA - positions[:, 2:])
     uv = positions[:, :2] * near * [1, -1] * _EYE_DISTANCE * traits["zoom"]
     uv = uv + traits["shift"] + [0, _EYE_HEIGHT]
@@ -544,12 +549,12 @@ def rasterise(
     width: int,
     two_sided: np.ndarray | bool = True,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Z-buffer over all (triangle, sample of its bounding box) pairs at once.
+    """Rasterise triangles with a z-buffer over all (triangle, sample of its bounding box) pairs.
 
-    `screen` (vertices, 2) in samples with y down, `depth` (vertices,) larger is nearer, `triangles`
-    (triangles, 3); those not `two_sided` (triangles,) are dropped where they face away. Returns,
-    for each covered sample: its position in the flattened picture, its triangle, the barycentric
-    weights (3, samples) and the depth.
+    `screen` (vertices, 2) is in samples with y down, `depth` (vertices,) is larger where it is
+    nearer, and `triangles` is (triangles, 3). Triangles that are not `two_sided` (triangles,) are
+    dropped where they face away. Returns for each covered sample its position in the flattened
+    image, its triangle, the barycentric weights (3, samples) and the depth.
     """
     (xa, ya), (xb, yb), (xc, yc) = (screen[corner].T for corner in triangles.T)
     area = (xb - xa) * (yc - ya) - (xc - xa) * (yb - ya)  # negative: faces the viewer
@@ -557,7 +562,7 @@ def rasterise(
     top, bottom = (_first_sample(side, height) for side in _span(ya, yb, yc))
     shown = (area < 0) | ((area > 0) & two_sided)
     shown = np.flatnonzero(shown & (right > left) & (bottom > top))
-    # from here on one row per pair; each weight is an affine function of the sample's position
+    # From here on there is one row per pair. Each weight is affine in the sample's position.
     columns = (right - left)[shown]
     counts = columns * (bottom - top)[shown]
     owner = np.repeat(shown, counts)
@@ -589,7 +594,7 @@ def _span(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.n
 
 
 def _first_sample(edge: np.ndarray, count: int) -> np.ndarray:
-    """Index of the first sample centre at or beyond an edge, within the picture."""
+    """Return the index of the first sample centre at or beyond an edge, within the image."""
     return np.clip(np.ceil(edge - 0.5), 0, count).astype(np.int32)
 
 
@@ -597,7 +602,7 @@ def _first_sample(edge: np.ndarray, count: int) -> np.ndarray:
 
 
 class _Surface(NamedTuple):
-    """What is seen at every covered sample."""
+    """The surface that is seen at every covered sample."""
 
     normal: np.ndarray  # (samples, 3), towards the viewer
     place: np.ndarray  # (samples, 3): body, dm from the eyes; eye, direction; hair, _Sheet's
@@ -622,7 +627,7 @@ def _paint(albedo: np.ndarray, colour: np.ndarray, amount: np.ndarray) -> np.nda
 
 
 def _albedo(surface: _Surface, head: _Head, traits: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Base colour in linear light (samples, 3) and region (samples,) of every sample."""
+    """Return base colour in linear light (samples, 3) and region (samples,) of every sample."""
     albedo = np.zeros_like(surface.normal)
     region = np.full(len(albedo), HAIR, np.uint8)
     body = np.flatnonzero(surface.part == _BODY)
@@ -643,7 +648,7 @@ def _albedo(surface: _Surface, head: _Head, traits: dict) -> tuple[np.ndarray, n
 
 
 def _body_colour(place, masks, head: _Head, traits: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Skin, then lips, beard, brows, scalp and clothes painted over it, each with a soft edge."""
+    """Paint skin, then beard, lips, brows, scalp and clothes over it, each with a soft edge."""
     x, y, z = place.T
     wide = np.abs(x)
     lips, ears, lids, mouth, _ = masks.T
@@ -652,7 +657,7 @@ def _body_colour(place, masks, head: _Head, traits: dict) -> tuple[np.ndarray, n
     hair = _linear(_colour(traits, "hair"))
     albedo = np.broadcast_to(skin, place.shape)
     region = np.full(len(place), SKIN, np.uint8)
-    # cheeks and nose are redder
+    # Cheeks, nose and ears are redder.
     blush = np.exp(-(((wide - 0.42) / 0.2) ** 2) - ((y + 0.38) / 0.2) ** 2)
     blush += 0.7 * np.exp(-((x / 0.14) ** 2) - ((y + 0.42) / 0.14) ** 2) + 0.5 * ears
     albedo = _paint(albedo, skin * [1.0, 0.62, 0.6], traits["cheek_colour"] * blush * (z > -0.5))
@@ -688,7 +693,10 @@ def _body_colour(place, masks, head: _Head, traits: dict) -> tuple[np.ndarray, n
 
 
 def _contact_shadow(azimuth, under, y, traits) -> np.ndarray:
-    """Skin is darker just under the hairline (`under` radians), a fringe, and beside long hair."""
+    """Return the gain of skin: darker just under the hairline or a fringe, and beside long hair.
+
+    `under` is the angle below the hairline, in radians.
+    """
     if traits["fringe"] > 0:
         under = np.where(np.abs(azimuth) < 1.05, under - 0.2, under)
     shadow = 0.3 * _step(0.14 - under, 0.14)
@@ -699,7 +707,7 @@ def _contact_shadow(azimuth, under, y, traits) -> np.ndarray:
 
 
 def _beard_cover(wide, y, z) -> np.ndarray:
-    """Where a beard grows: under a line from the sideburns to the nose, down to the throat."""
+    """Return where a beard grows: under a line from sideburns to nose, down to the throat."""
     upper = np.interp(wide, _BEARD_WIDTH, _BEARD_UPPER)
     under = _step(upper - y, 0.11)
     throat = _step(y + 1.3 + 0.25 * z, 0.2)
@@ -707,7 +715,7 @@ def _beard_cover(wide, y, z) -> np.ndarray:
 
 
 def _brow_cover(wide, y, z, traits) -> np.ndarray:
-    """Two arcs over the eyes, thicker towards the nose."""
+    """Return where brows grow: two arcs over the eyes, thicker towards the nose."""
     arc = 0.225 + 0.05 * np.sin(np.clip((wide - 0.1) / 0.5, 0, 1) * np.pi * 0.8)
     thick = 0.034 * traits["brow_height"] * np.interp(wide, [0.1, 0.3, 0.58], [1.0, 1.0, 0.45])
     ends = _step(wide - 0.09, 0.08) * _step(0.60 - wide, 0.12)
@@ -715,7 +723,7 @@ def _brow_cover(wide, y, z, traits) -> np.ndarray:
 
 
 def _clothes_cover(x, y, z, traits) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cover by the main garment and by the one under it, and the darker trim of the neckline."""
+    """Return the cover of the main garment, of the one under it, and of the dark neckline trim."""
     wide = np.abs(x)
     front = _step(z + 1.7, 0.9)
     shoulders = 0.42 * _step(wide - 0.35, 0.5)
@@ -732,7 +740,10 @@ def _clothes_cover(x, y, z, traits) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _eye_colour(direction: np.ndarray, traits: dict) -> np.ndarray:
-    """White, iris with a dark rim, pupil; `direction` (samples, 3) from the eye's centre."""
+    """Colour the eye: white, iris with a dark rim, and pupil.
+
+    `direction` (samples, 3) points from the eye's centre.
+    """
     gaze = _unit(np.array([*traits["gaze"], 1.0]))
     angle = np.arccos(np.clip(_unit(direction) @ gaze, -1, 1))
     lightness = traits["iris"] * (1.0 if traits["skin_tone"] > 0.45 else 0.15)
@@ -746,7 +757,7 @@ def _eye_colour(direction: np.ndarray, traits: dict) -> np.ndarray:
 
 
 def _hair_colour(strand, along, traits: dict) -> np.ndarray:
-    """Base colour with lighter and darker strands, darker roots: (samples, 3)."""
+    """Colour hair with lighter and darker strands and darker roots: (samples, 3)."""
     phase = traits["texture"]
     drift = 0.5 * np.sin(5 * along + phase[2])
     drift += 0.5 * traits["curl"] * np.sin(16 * along + 3 * strand)
@@ -763,7 +774,7 @@ def _hair_colour(strand, along, traits: dict) -> np.ndarray:
 
 
 def _shade(surface: _Surface, albedo, region, traits: dict) -> np.ndarray:
-    """One warm or cool key light wrapped softly round the head, ambient light, and highlights."""
+    """Shade by one warm or cool key light, wrapped softly, with ambient light and highlights."""
     azimuth, elevation = traits["light_azimuth"], traits["light_elevation"]
     toward = np.array(
         [
@@ -792,7 +803,7 @@ def _shade(surface: _Surface, albedo, region, traits: dict) -> np.ndarray:
     sky = (0.75 + 0.25 * normal[:, 1:2]) * (0.8 + 0.2 * normal[:, 2:]) * openness[:, None]
     light = albedo * (diffuse * shadow * key + sky * ambient)
     gloss = np.clip(normal @ half, 0, None)
-    sheen = 1 - np.clip(surface.tangent @ half - 0.18, -1, 1) ** 2  # tilted scales: not at 0
+    sheen = 1 - np.clip(surface.tangent @ half - 0.18, -1, 1) ** 2  # hair scales are tilted
     hair_shine = 0.06 * np.clip(sheen, 0, 1) ** 24 * np.clip(facing[:, 0] + 0.3, 0, 1)
     shine = np.where(hair, hair_shine, 0.05 * gloss**14)
     shine = np.where(is_eye, 0.9 * gloss**150, shine)
@@ -806,7 +817,7 @@ def _shade(surface: _Surface, albedo, region, traits: dict) -> np.ndarray:
 
 
 def _background(traits: dict, height: int, width: int) -> np.ndarray:
-    """A colour with a slope and a few soft blobs: (samples of the picture, 3), display colours."""
+    """Draw a colour with a slope and a few soft blobs: display colours (samples, 3)."""
     side = min(height, width)
     v = ((np.arange(height, dtype=np.float32) + 0.5 - height / 2) / side)[:, None]
     u = ((np.arange(width, dtype=np.float32) + 0.5 - width / 2) / side)[None]
@@ -830,7 +841,7 @@ def _resolve(canvas: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _dominant(regions: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The commonest region among each pixel's samples; ties go to the first region."""
+    """Return the commonest region among each pixel's samples; ties go to the first region."""
     samples = _samples_of_pixels(regions, height, width)
     votes = [
         sum((sample == region).view(np.uint8) for sample in samples)
@@ -840,7 +851,7 @@ def _dominant(regions: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _samples_of_pixels(samples: np.ndarray, height: int, width: int) -> list[np.ndarray]:
-    """The pictures made of every pixel's first sample, second sample, ..."""
+    """Split into the images of every pixel's first sample, second sample, and so on."""
     grid = samples.reshape(height, _SUPERSAMPLING, width, _SUPERSAMPLING, *samples.shape[1:])
     return [grid[:, i, :, j] for i in range(_SUPERSAMPLING) for j in range(_SUPERSAMPLING)]
 
@@ -849,7 +860,7 @@ def _samples_of_pixels(samples: np.ndarray, height: int, width: int) -> list[np.
 
 
 def _single(value):
-    """A Python number or a float32 array: neither turns float32 arithmetic into float64."""
+    """Convert to a Python number or a float32 array, which keep float32 arithmetic in float32."""
     return np.asarray(value, np.float32) if np.ndim(value) else float(value)
 
 
@@ -858,7 +869,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _step(distance: np.ndarray, width: float) -> np.ndarray:
-    """Smooth step from 0 to 1 while the distance goes from 0 to the width."""
+    """Step smoothly from 0 to 1 while the distance goes from 0 to the width."""
     share = np.clip(distance / width, 0, 1)
     return share * share * (3 - 2 * share)
 
@@ -868,20 +879,20 @@ def _linear(display: np.ndarray) -> np.ndarray:
 
 
 def _display(linear: np.ndarray) -> np.ndarray:
-    """Gamma, with highlights rolling off smoothly from 0.5 instead of clipping at 1."""
+    """Apply gamma; highlights roll off smoothly from 0.5 instead of clipping at 1."""
     linear = np.maximum(linear, 0)
     rolled = 1 - 0.5 * np.exp(1 - 2 * np.maximum(linear, 0.5))
     return np.where(linear < 0.5, linear, rolled) ** (1 / 2.2)
 
 
 def _ramp(table: np.ndarray, position: float) -> np.ndarray:
-    """The table's row at a position in 0..1, interpolated."""
+    """Interpolate the rows of a table at a position in 0..1."""
     rows = np.linspace(0, 1, len(table))
     return np.array([np.interp(position, rows, column) for column in table.T], np.float32)
 
 
 def _channels(name: str, colour: np.ndarray) -> dict:
-    """A colour as three named traits; `_colour` puts them together again."""
+    """Split a colour into three named traits; `_colour` puts them together again."""
     return {f"{name}_{hue}": value for hue, value in zip(_HUES, colour, strict=True)}
 
 
@@ -890,7 +901,7 @@ def _colour(traits: dict, name: str) -> np.ndarray:
 
 
 def _muted(rng) -> np.ndarray:
-    """A colour of any hue and lightness, the less saturated the lighter it is: (3,), 0..1."""
+    """Draw a colour of any hue and lightness, less saturated if lighter: (3,) in 0..1."""
     hue, value = rng.random(), rng.uniform(0.08, 0.95)
     saturation = rng.beta(1.2, 2.0) * (0.85 - 0.5 * value)
     ramp = np.clip(np.abs((hue * 6 + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)

@@ -1,4 +1,4 @@
-"""Which files below a folder count, in which order, and what identifies their content."""
+"""Find the files below a folder, order them, and identify them by their content."""
 
 import hashlib
 import json
@@ -17,23 +17,24 @@ from scipy.sparse.csgraph import connected_components
 from sos.system import paths
 from sos.system.progress import tqdm
 
-# Folders of macOS, of network storage and of Windows, beside those whose names begin with a dot.
+# System folders of macOS, network storage and Windows whose names do not begin with a dot.
 SYSTEM = {"__macosx", "@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found"}
-SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}  # the paper's (authors' data loaders)
-SHUFFLE_SEED = 42  # the authors'
-UNREADABLE = "unreadable"  # in place of the digest of such a file
-LONG = 2**28  # bytes to read from which on there is a progress bar
+SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}  # as in the paper (authors' data loaders)
+SHUFFLE_SEED = 42  # the authors' seed
+UNREADABLE = "unreadable"  # stands in for the digest of an unreadable file
+LONG = 2**28  # from this many bytes to read on there is a progress bar
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is the system's: trash, thumbnails, resource forks, checkpoints."""
+    """Return whether a name is the system's: trash, thumbnails, resource forks, checkpoints."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
 def walk(root: Path) -> tuple[list[Path], int]:
-    """All files below `root` but hidden ones, in order of names, and how many links lead nowhere.
+    """Return all files below `root` except hidden ones, and the number of broken links.
 
-    Links are followed, and a file that several names lead to counts once.
+    The files are in the order of their names. Links are followed, and a file that has several names
+    counts once.
     """
     seen, found, broken = set(), [], 0
 
@@ -61,7 +62,7 @@ def walk(root: Path) -> tuple[list[Path], int]:
 
 @cache
 def _remembered(file: Path) -> dict[str, list]:
-    """{path: [size, times, digest]} of files that were read before; none where that is damaged."""
+    """Load {path: [size, times, digest]} of the files read before; empty if damaged or absent."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {name: entry for name, entry in content.items() if len(entry) == 4}
@@ -70,13 +71,19 @@ def _remembered(file: Path) -> dict[str, list]:
 
 
 def _signature(file: Path) -> list[int]:
-    """What changes when a file is written: ctime does so even where its mtime is set back."""
+    """Return size, mtime and ctime, which change when a file is written.
+
+    The ctime does so even where the mtime is set back.
+    """
     status = file.stat()
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
 
 def _digest(file: Path) -> str:
-    """SHA-256 of a file's content; a word where it cannot be read, which its reader will say."""
+    """Return the SHA-256 of a file's content, or UNREADABLE where it cannot be read.
+
+    The error is reported later, by the reader of the file.
+    """
     try:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -85,7 +92,7 @@ def _digest(file: Path) -> str:
 
 
 def digests(files: Sequence[Path]) -> list[str]:
-    """SHA-256 of each file's content. Only files that are new or were written since are read."""
+    """Return the SHA-256 of each file's content; read only files that are new or have changed."""
     if not files:
         return []
     root = Path(os.path.commonpath([os.path.abspath(file.parent) for file in files]))
@@ -111,9 +118,9 @@ def digests(files: Sequence[Path]) -> list[str]:
 
 
 def together(groups: Sequence[tuple[Path, ...]]) -> tuple[list[tuple[Path, ...]], int]:
-    """Groups of files merged where they hold the same content byte for byte, and how many copies.
+    """Merge groups that share a file with the same bytes; return them, and the number of copies.
 
-    A group is never split, so that no copy of a training image is tested on.
+    A group is never split, so that no copy of a training image is in the test split.
     """
     by_size = defaultdict(list)
     for number, group in enumerate(groups):
@@ -132,18 +139,18 @@ def together(groups: Sequence[tuple[Path, ...]]) -> tuple[list[tuple[Path, ...]]
 
 
 def digits(content: object) -> str:
-    """Twelve hexadecimal digits of the SHA-256 of what can be printed."""
+    """Return the first twelve hexadecimal digits of the SHA-256 of an object's repr."""
     return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
 
 def shuffled(found: Sequence) -> tuple:
-    """What was found in a fixed random order, the same at every place that holds as much."""
+    """Shuffle the items by a fixed permutation, which depends only on how many they are."""
     order = np.random.default_rng(SHUFFLE_SEED).permutation(len(found))
     return tuple(found[i] for i in order)
 
 
 def share(found: Sequence, split: str) -> list:
-    """A disjoint share for each split of what was found."""
+    """Return the items of a split; the splits are disjoint and have the sizes of SHARES."""
     stops = np.rint(np.cumsum(list(SHARES.values())) * len(found)).astype(int)
     starts = dict(zip(SHARES, [0, *stops[:-1]], strict=True))
     stop = dict(zip(SHARES, stops, strict=True))[split]
@@ -151,5 +158,5 @@ def share(found: Sequence, split: str) -> list:
 
 
 def listed(notes: dict[str, int]) -> str:
-    """Counts in words, for the line that tells what is read: "; 3 links to nothing"."""
+    """Put counts into words, for the line that says what is read: "; 3 links to nothing"."""
     return "".join(f"; {count} {what}" for what, count in notes.items() if count)

@@ -1,4 +1,4 @@
-"""A folder of the user's own images, of any size, cropped and resized to what a model needs."""
+"""Read a folder of the user's own images of any size, cropped and resized for a model."""
 
 from collections import Counter
 from contextlib import suppress
@@ -14,42 +14,43 @@ from sos.config import Data
 from sos.datasets.files import SHARES, digests, digits, listed, share, shuffled, together
 from sos.datasets.files import walk as files_below
 
-# Formats of pictures that Pillow reads by itself. Not PDF or PostScript, which run other programs.
+# Image formats that Pillow reads by itself, so not PDF or PostScript, which run other programs.
 WANTED = (
     "PNG", "JPEG", "MPO", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM", "JPEG2000", "AVIF", "TGA",
     "PCX", "SGI",
 )  # fmt: skip
 Image.init()
-FORMATS = tuple(name for name in WANTED if name in Image.OPEN)  # of which some may be missing
+FORMATS = tuple(name for name in WANTED if name in Image.OPEN)  # some builds of Pillow lack a few
 SUFFIXES = {suffix for suffix, name in Image.registered_extensions().items() if name in FORMATS}
-TELLING = tuple(name for name in FORMATS if name != "TGA")  # formats that begin with a mark
-FEWEST = 100  # images below which neither training nor a Fréchet distance makes sense
-GRAY_BITS = {"L;2": 85, "L;4": 17, "1": 255}  # what Pillow multiplies few bits by, by raw mode
-TINT = 8  # gray levels by which the channels of a gray picture may differ, as JPEG has it
-LOOKED_AT = 200  # pictures that tell whether a folder's are gray
+TELLING = tuple(name for name in FORMATS if name != "TGA")  # formats that begin with a signature
+FEWEST = 100  # with fewer images neither training nor a Fréchet distance makes sense
+GRAY_BITS = {"L;2": 85, "L;4": 17, "1": 255}  # raw mode: Pillow's scaling to 8 bits
+TINT = 8  # gray levels by which the channels of a gray image may differ after JPEG
+LOOKED_AT = 200  # number of images that decide whether those of a folder are gray
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What lies below a folder: groups of files in a fixed random order, and what else there is."""
+    """The images below a folder, as groups of files in a fixed random order, and notes on it."""
 
-    groups: tuple[tuple[Path, ...], ...]  # each within one split
+    groups: tuple[tuple[Path, ...], ...]  # a group lies within one split
     notes: dict[str, int]  # {what: how many}
 
     @property
     def files(self) -> tuple[Path, ...]:
+        """Return all files, group by group."""
         return tuple(file for group in self.groups for file in group)
 
     def split(self, name: str, most: int) -> list[Path]:
-        """The files of a split, at most so many."""
+        """Return the files of a split, at most `most` of them."""
         return [file for group in share(self.groups, name) for file in group][:most]
 
 
 @cache
 def survey(folder: str) -> Survey:
-    """Looks for all images below `folder`, once per process.
+    """Find all images below `folder`, once per process.
 
-    Raises FileNotFoundError where there is no folder, ValueError where there are too few in it.
+    Raises FileNotFoundError where there is no folder, ValueError where it holds too few images.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -69,7 +70,10 @@ def survey(folder: str) -> Survey:
 
 
 def is_picture(file: Path) -> bool:
-    """Whether a file is a picture by its name, damaged or not, or else by how it begins."""
+    """Return whether a file is an image, judged by its suffix or else by its first bytes.
+
+    A damaged file with the suffix of an image counts as one.
+    """
     if file.suffix.lower() in SUFFIXES:
         return True
     try:
@@ -81,7 +85,7 @@ def is_picture(file: Path) -> bool:
 
 @cache
 def is_gray(folder: str) -> bool:
-    """Whether the pictures below `folder`, or many of them, have no colour; found once."""
+    """Return whether the images below `folder`, or many of them, have no colour; cached."""
     read = 0
     for file in survey(folder).files[:LOOKED_AT]:
         with suppress(ValueError):  # `build` counts and names those that cannot be read
@@ -95,12 +99,12 @@ def is_gray(folder: str) -> bool:
 
 
 def scan(folder: str) -> tuple[Path, ...]:
-    """All images below `folder`, in a fixed random order."""
+    """Return all images below `folder`, in a fixed random order."""
     return survey(folder).files
 
 
 def files(data: Data, split: str) -> list[Path]:
-    """The files of a split: disjoint shares of the folder, each at most `data.<split>` long."""
+    """Return the files of a split: a disjoint share of the folder, at most `data.<split>` files."""
     return survey(data.folder).split(split, getattr(data, split))
 
 
@@ -110,7 +114,7 @@ def cache_key(data: Data, split: str) -> str:
 
 
 def describe(data: Data) -> str:
-    """One line that says what is read and what is done to it."""
+    """Describe in one line what is read and what is done to it."""
     found = scan(data.folder)
     counts: Counter = Counter()
     for file in found[:50]:
@@ -128,10 +132,10 @@ def describe(data: Data) -> str:
 
 
 def upright(source: Path | BinaryIO | str, name: Path | str) -> Image.Image:
-    """The picture as one sees it: turned as its camera says, on white where it is transparent.
+    """Open an image as it is meant to be seen: turned as its camera says, transparency on white.
 
-    Of several pages or frames the first. Colour profiles are not applied. Raises ValueError that
-    names the picture.
+    Of several pages or frames the first is taken. Colour profiles are not applied. Raises
+    ValueError that names the image.
     """
     try:
         with Image.open(source, formats=FORMATS) as opened:
@@ -154,7 +158,7 @@ def upright(source: Path | BinaryIO | str, name: Path | str) -> Image.Image:
                 seen = np.where(values == transparent * GRAY_BITS.get(raw, 1), 255, values)
                 image = Image.fromarray(seen.astype(np.uint8))
             elif image.has_transparency_data:
-                if raw == "RGB;16B":  # Pillow keeps the upper half of values, but not of this one
+                if raw == "RGB;16B":  # Pillow reduces pixels to 8 bits, but not this value
                     image.info["transparency"] = tuple(value >> 8 for value in transparent)
                 white = Image.new("RGBA", image.size, "white")
                 image = Image.alpha_composite(white, image.convert("RGBA"))
@@ -163,17 +167,17 @@ def upright(source: Path | BinaryIO | str, name: Path | str) -> Image.Image:
                                                   outputMode="RGB")  # fmt: skip
             image.load()
             return image
-    except Exception as error:  # whatever Pillow makes of a file is that one file's fault
+    except Exception as error:  # whatever Pillow raises concerns this file alone
         raise ValueError(f"{name} cannot be read as an image ({error}): remove it") from error
 
 
-BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # tags of TIFF; photometric 0: zero is white
+BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262  # TIFF tags; photometric 0 means that zero is white
 
 
 def _eight_bits(
     image: Image.Image, bits: int, zero_is_white: bool, transparent: int | None
 ) -> Image.Image:
-    """A gray picture of up to 16 bits, scaled where Pillow would clip."""
+    """Scale a gray image of up to 16 bits to 8 bits, where Pillow would clip it."""
     values = np.asarray(image).astype(float)
     shown = 255 * values / (2**bits - 1)
     shown = 255 - shown if zero_is_white else shown
@@ -187,12 +191,15 @@ def _profile(name: str) -> ImageCms.ImageCmsProfile:
 
 
 def read(file: Path, data: Data) -> np.ndarray:
-    """One image (C, H, W) as uint8, see `fitted`."""
+    """Read one image (C, H, W) as uint8, cropped and resized by `fitted`."""
     return fitted(upright(file, file), data)
 
 
 def fitted(image: Image.Image, data: Data) -> np.ndarray:
-    """A picture as (C, H, W) uint8: largest central crop of the aspect, antialiased resize."""
+    """Crop centrally to the aspect, as large as possible, and resize to (C, H, W) uint8.
+
+    The resizing is antialiased.
+    """
     image = image.convert("RGB" if data.channels == 3 else "L")
     scale = min(image.width / data.width, image.height / data.height)
     crop = np.minimum(np.array([data.width, data.height]) * scale, image.size)  # despite rounding

@@ -21,6 +21,7 @@ class Notebook:
 
     @property
     def source(self) -> Path:
+        """Return the notebook's file in the repository."""
         return paths.NOTEBOOKS / f"{self.name}.ipynb"
 
 
@@ -74,12 +75,12 @@ NOTEBOOKS = (
 
 
 def run_times() -> dict[str, float]:
-    """{notebook: seconds} as recorded with released weights."""
+    """Read the recorded {notebook: seconds}, measured with released weights."""
     return json.loads(RUN_TIMES.read_text()) if RUN_TIMES.exists() else {}
 
 
 def record_time(notebook: Notebook, seconds: float) -> None:
-    """Renews the run time that notebook 00 shows, unless it is the old one give or take a half."""
+    """Update the run time that notebook 00 shows, if it changed by more than a factor of 1.5."""
     times = run_times()
     if not 1 / 1.5 < seconds / times.get(notebook.name, 1e-9) < 1.5:
         times[notebook.name] = round(seconds)
@@ -87,11 +88,12 @@ def record_time(notebook: Notebook, seconds: float) -> None:
 
 
 def minutes(seconds: float) -> str:
+    """Format a duration in seconds or minutes."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
 def map_of_notebooks() -> str:
-    """Notebook, section, what it shows, seconds: Markdown for notebook 00."""
+    """Make the table of notebooks in notebook 00: section, what it shows, seconds; Markdown."""
     from sos.figures import report
     from sos.training import store
 

@@ -1,13 +1,14 @@
 """Whether this Python has all that pyproject.toml asks for: `python sos/run/environment.py [--test]`.
 
-Exits with 0, or prints what is missing and exits with 1. Standard library only and run as a file,
-because it judges interpreters that may have nothing installed.
+`python sos/environment.py [--test]` exits with 0, or prints what is missing and exits with 1. It
+uses the standard library only and is run as a file, because it checks interpreters that may have
+nothing installed.
 """
 
 import sys
 from pathlib import Path
 
-# Run as a file, the package's own folder comes first, where `import datasets` would find ours.
+# When run as a file, its folder comes first in sys.path, and `import datasets` would find ours.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).parent]
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
@@ -15,7 +16,7 @@ INTERRUPTED = Path(sys.prefix, ".installing")  # run_all.sh removes it when the 
 
 
 def wanted(test: bool = False) -> list[str]:
-    """The requirements of pyproject.toml, with `test` also those of the extra of that name."""
+    """Return the requirements in pyproject.toml, with `test` also those of the extra "test"."""
     import tomllib
 
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
@@ -23,7 +24,7 @@ def wanted(test: bool = False) -> list[str]:
 
 
 def unmet(requirements: list[str]) -> list[str]:
-    """One line for each requirement that is not installed within its range."""
+    """Return one line for each requirement that is not installed within its range."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:
@@ -44,14 +45,14 @@ def unmet(requirements: list[str]) -> list[str]:
 
 
 def problems(test: bool = False) -> list[str]:
-    """Why this interpreter cannot run the collection; an empty list where it can."""
+    """Return why this interpreter cannot run the collection; an empty list if it can."""
     if sys.version_info < (3, 11):  # noqa: UP036 - it may well be run by an older one
         return [f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}"]
     if INTERRUPTED.exists():
         return [f"the installation into {sys.prefix} was interrupted"]
     try:
         lines = unmet(wanted(test))
-        if not lines:  # a wrong pair of these two installs without complaint and fails here
+        if not lines:  # versions that do not match install without complaint and fail here
             import torch  # noqa: F401
             import torchvision  # noqa: F401
     except Exception as error:  # whatever a broken installation raises

@@ -1,4 +1,4 @@
-"""One notebook run by papermill, whatever the user's own environment is."""
+"""Run a notebook with papermill, independently of the user's own environment."""
 
 import json
 import os
@@ -14,8 +14,8 @@ from pathlib import Path
 from sos.system import paths
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-LONGEST_SOCKET = 80  # characters of a folder in which sockets, of 100 or so, still get names
-# What a user sets for other work; some of it reaches into kernels and figures.
+LONGEST_SOCKET = 80  # characters of a folder's path; a socket's whole path is limited to 100 or so
+# Variables that users set for other work, some of which change kernels and figures.
 OTHERS = re.compile(
     r"JUPYTER|IPYTHON|PAPERMILL|MPL|MATPLOTLIB|LC_|LANG|TQDM|COLUMNS$|LINES$|NO_COLOR$|.*FORCE_COLOR$"
     r"|PYTHON(STARTUP|WARNINGS|OPTIMIZE|IOENCODING|UTF8|INSPECT|DEVMODE|BREAKPOINT|CASEOK|SAFEPATH)$"
@@ -23,17 +23,17 @@ OTHERS = re.compile(
 
 
 def execute(source: Path, target: Path, parameters: dict, figures: Path) -> tuple[str, list[str]]:
-    """Runs the notebook `source` into `target`: whether it is "done" or "FAILED", figures made.
+    """Run the notebook `source` into `target`; return "done" or "FAILED", and the figures made.
 
-    A failure leaves <name>.failed.ipynb, as far as it got, and <name>.log beside the target.
-    Raises OSError where there is no room, or no right, to write.
+    A failure leaves <name>.failed.ipynb, executed as far as it got, and <name>.log beside the
+    target. Raises OSError where there is no room or no permission to write.
     """
     partial, log = target.with_suffix(".failed.ipynb"), target.with_suffix(".log")
     began = time.time()
     with tempfile.TemporaryDirectory(
         prefix="sos-", dir=_short_folder(), ignore_cleanup_errors=True
     ) as private:
-        copy = Path(private, target.name)  # papermill writes cell by cell
+        copy = Path(private, target.name)  # papermill writes after every cell
         state = _execute(source, copy, parameters, Path(private), log)
         made = _made_since(began, figures)
         drawn, shown = sum(name.endswith(".png") for name in made), pictures(copy)
@@ -49,11 +49,11 @@ def execute(source: Path, target: Path, parameters: dict, figures: Path) -> tupl
 
 
 def _execute(source: Path, copy: Path, parameters: dict, private: Path, log: Path) -> str:
-    """Runs the notebook into `copy`: "done", or "FAILED" with the whole story in `log`."""
+    """Run the notebook into `copy`; return "done", or "FAILED" with the traceback in `log`."""
     import papermill
     from traitlets.config import Config
 
-    # Kernels over sockets in a private folder: no ports to race for, no warning about TCP.
+    # Kernels use sockets in a private folder, so they do not compete for ports or warn about TCP.
     settings = Config()
     for manager in (settings.KernelManager, settings.AsyncKernelManager):
         manager.transport, manager.ip = "ipc", f"{private}/k"
@@ -75,19 +75,19 @@ def _execute(source: Path, copy: Path, parameters: dict, private: Path, log: Pat
 
 
 def _short_folder() -> str | None:
-    """Where sockets fit: None for the usual place of temporary files, unless its name is long."""
+    """Return a folder whose path is short enough for sockets; None for the usual temporary one."""
     usual = tempfile.gettempdir()
     return "/tmp" if len(usual) > LONGEST_SOCKET and os.access("/tmp", os.W_OK) else None
 
 
 def _made_since(began: float, folder: Path) -> list[str]:
-    """Figures, tables and results written since then, relative to their folder."""
+    """Return figures, tables and results written since `began`, relative to their folder."""
     files = (f for f in folder.rglob("[!.]*.*") if f.stat().st_mtime >= began)
     return sorted(file.relative_to(folder).as_posix() for file in files)
 
 
 def _cells(copy: Path) -> list[dict]:
-    """The code cells of an executed notebook; none where it is empty or cut."""
+    """Read the code cells of an executed notebook; none where the file is missing or truncated."""
     try:
         cells = json.loads(copy.read_text(encoding="utf-8"))["cells"]
     except (OSError, ValueError, KeyError):
@@ -96,14 +96,14 @@ def _cells(copy: Path) -> list[dict]:
 
 
 def pictures(copy: Path) -> int:
-    """How many pictures an executed notebook shows."""
+    """Return the number of pictures that an executed notebook shows."""
     outputs = (output for cell in _cells(copy) for output in cell["outputs"])
     kinds = {"image/png", "image/jpeg"}
     return sum(bool(kinds & set(output.get("data", ()))) for output in outputs)
 
 
 def failing_cell(copy: Path) -> str:
-    """The last cell that papermill began, as a reader of the partial copy sees it."""
+    """Name the last cell that papermill began, as a reader of the partial copy sees it."""
     code = _cells(copy)
     begun = [n for n, c in enumerate(code) if c["metadata"].get("papermill", {}).get("start_time")]
     if not begun:
@@ -114,10 +114,10 @@ def failing_cell(copy: Path) -> str:
 
 @contextmanager
 def batch_environment(private: Path) -> Iterator[None]:
-    """The environment of kernels that nobody watches; on leaving, it is as it was.
+    """Set the environment for kernels in a batch run, and restore it on leaving.
 
-    Settings, start-up files and kernels of the user's stay out of it, and so do the backend, styles
-    and language that they chose: what is executed must not depend on them.
+    The user's settings, start-up files and kernels are kept out of it, and so are the backend,
+    styles and language that they chose, because results must not depend on them.
     """
     from ipykernel.kernelspec import write_kernel_spec
 
@@ -125,11 +125,11 @@ def batch_environment(private: Path) -> Iterator[None]:
     others = [entry for entry in [before.get("PYTHONPATH")] if entry]
     write_kernel_spec(
         private / "data" / "kernels" / "python3"
-    )  # this Python, wherever it came from
+    )  # for this Python, wherever it is installed
     (private / "matplotlibrc").touch()
     kept = {name: value for name, value in before.items() if not OTHERS.match(name)}
     ours = {
-        "TQDM_DISABLE": "1",  # a bar would be stored as text that differs from run to run
+        "TQDM_DISABLE": "1",  # bars would be stored as text that differs from run to run
         "SOS_BATCH": "1",
         "SOS_CACHE": str(paths.CACHE.absolute()),  # kernels work in another directory
         "SOS_FIGURES": str(paths.FIGURES.absolute()),
@@ -137,7 +137,7 @@ def batch_environment(private: Path) -> Iterator[None]:
         "LANG": "C.UTF-8",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
         "MATPLOTLIBRC": str(private / "matplotlibrc"),
-        "MPLCONFIGDIR": str((paths.CACHE / "matplotlib").absolute()),  # its list of fonts
+        "MPLCONFIGDIR": str((paths.CACHE / "matplotlib").absolute()),  # keeps the list of fonts
         "IPYTHONDIR": str(private / "ipython"),
         "JUPYTER_CONFIG_DIR": str(private / "config"),
         "JUPYTER_DATA_DIR": str(private / "data"),

@@ -1,4 +1,4 @@
-"""Executed notebooks without what changes from run to run: `python -m sos.notebooks FILE...`."""
+"""Remove from executed notebooks what changes between runs: `python -m sos.notebooks FILE...`."""
 
 import re
 import sys
@@ -9,16 +9,16 @@ from nbformat import NotebookNode
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 LANGUAGE = ("name", "file_extension", "mimetype")
-CELL = ("tags", "jupyter")  # metadata of cells that authors write; the rest comes and goes
+CELL = ("tags", "jupyter")  # metadata that authors write; the rest is dropped
 WIDGET = "application/vnd.jupyter.widget-view+json"
-PROGRESS = re.compile(r"\d+%\||\d(it|s)/(s|it)\b")  # a line of tqdm
+PROGRESS = re.compile(r"\d+%\||\d(it|s)/(s|it)\b")  # a progress bar of tqdm
 
 
 def normalised(path: Path | str) -> str:
-    """The text of a notebook as it is committed: the same for every execution with equal results.
+    """Return the text of a notebook to commit, the same for all executions with equal results.
 
-    Gone are papermill's metadata and injected parameters, timestamps, widget state and progress
-    bars; execution counts run from 1. Cell ids stay. Applied twice it changes nothing.
+    Papermill's metadata and injected parameters, timestamps, widget state and progress bars are
+    removed, and execution counts run from 1. Cell ids stay. Applied twice it changes nothing more.
     """
     notebook = nbformat.read(path, as_version=4)
     language = notebook.metadata.get("language_info", {"name": "python"})
@@ -36,7 +36,7 @@ def normalised(path: Path | str) -> str:
         cell.metadata = NotebookNode({k: cell.metadata[k] for k in CELL if cell.metadata.get(k)})
         if cell.cell_type != "code":
             continue
-        if cell.execution_count is not None:  # a cell that was never run stays recognisable
+        if cell.execution_count is not None:  # cells that were never run keep no count
             count += 1
             cell.execution_count = count
         cell.outputs = _outputs(cell.outputs, cell.execution_count)
@@ -44,7 +44,7 @@ def normalised(path: Path | str) -> str:
 
 
 def _outputs(outputs: list[NotebookNode], count: int | None) -> list[NotebookNode]:
-    """Without widgets and progress bars; what timing split into several streams joined again."""
+    """Remove widgets and progress bars, and join streams that were split only by timing."""
     kept: list[NotebookNode] = []
     for output in outputs:
         if output.output_type == "stream":

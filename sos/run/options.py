@@ -10,6 +10,7 @@ from sos.system import paths
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse and check the options; ends the process with a message where they do not fit."""
     parser = argparse.ArgumentParser(
         prog="run_all.sh",
         description="Regenerates every figure and table: data, training, notebooks.",
@@ -58,7 +59,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def numbered(word: str, parser: argparse.ArgumentParser) -> str:
-    """The number of a notebook from what people call it: 1, 01, 01_beta, a path to it."""
+    """Return the two digits of a notebook from any of its names: 1, 01, 01_beta, a path to it."""
     stem = Path(word).name.removesuffix(".ipynb")
     digits = re.match(r"\d*", stem).group().zfill(2)
     for notebook in NOTEBOOKS:
@@ -72,7 +73,10 @@ PLACES = {"faces": "folder", "celeba": "celeba", "biobank": "biobank"}  # option
 
 
 def choose_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Sets faces, celeba and biobank to whole paths, or None; ends with a message that helps."""
+    """Set faces, celeba and biobank to absolute paths, or None.
+
+    Ends the process with a message that helps where images cannot be found.
+    """
     if args.data is None:
         real = args.profile == "paper" or args.celeba or args.biobank
         args.data = "real" if real else "simulated"
@@ -110,16 +114,17 @@ def choose_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> No
 
 
 def chosen_notebooks(args: argparse.Namespace) -> list[Notebook]:
+    """Return the notebooks that --only names, or all."""
     return [n for n in NOTEBOOKS if not args.only or n.name[:2] in args.only]
 
 
 def parameters(args: argparse.Namespace) -> dict:
-    """What papermill puts into the parameters cell of every notebook."""
+    """Return the parameters that papermill injects into every notebook."""
     return {"profile": args.profile, "weights": args.weights, "images": images(args)}
 
 
 def images(args: argparse.Namespace) -> dict | None:
-    """Where images are read from and how, as `sos.profiles.profile` takes it; None: simulated."""
+    """Return the `images` argument of `sos.config.profile`; None where all are simulated."""
     places = {name: str(place) for name in PLACES if (place := getattr(args, name))}
     if not places:
         return None

@@ -1,4 +1,4 @@
-"""What a run will do and how long that takes on this machine: measured, then scheduled."""
+"""Predict what a run does and how long it takes on this machine: measured, then scheduled."""
 
 import heapq
 import shutil
@@ -17,13 +17,13 @@ from sos.config import Data, Experiment
 from sos.system import devices
 from sos.training import loop, store
 
-STEPS = 3  # of a training that are timed, behind one that warms up
-LONGEST_STEP = 2.0  # seconds; where a step takes longer, one tells enough
-ROOM = 2**28  # bytes that a run needs beside images and models: figures, notebooks, fonts
+STEPS = 3  # steps of a training that are timed, after one that warms up
+LONGEST_STEP = 2.0  # seconds; where a step takes longer, only one is timed
+ROOM = 2**28  # bytes that a run needs besides images and models: figures, notebooks, fonts
 
 
 def words(experiment: Experiment) -> str:
-    """What a training is, in words, as its settings have it."""
+    """Describe a training in words, from its settings."""
     network, objective, run = experiment.network, experiment.objective, experiment.training
     if network.neighbourhood:
         parts = ["low rank + sparse precision" if network.rank else "sparse precision"]
@@ -51,7 +51,7 @@ def words(experiment: Experiment) -> str:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of the clock for each part of a run; None where nothing is known."""
+    """Wall-clock seconds of each part of a run; None where nothing is known."""
 
     images: float | None
     store: float | None
@@ -59,12 +59,13 @@ class Estimate:
 
     @property
     def total(self) -> float | None:
+        """Return the seconds of the whole run, or None where a part is not known."""
         known = [self.images, self.models, self.notebooks]
         return None if None in known else sum(known)
 
 
 def missing_images(data: Data, split: str) -> int:
-    """How many pictures of a split are still to be made or read."""
+    """Return how many images of a split are still to be made or read."""
     if datasets.is_cached(data, split):
         return 0
     started = datasets.partial_folder(datasets.cache_folder(data, split))
@@ -73,7 +74,7 @@ def missing_images(data: Data, split: str) -> int:
 
 
 def seconds_of_steps(experiment: Experiment) -> tuple[float, float]:
-    """Seconds of a step of pre-training and of one after it, on images of noise."""
+    """Measure the seconds of a step of pre-training and of a step after it, on images of noise."""
     data, run = experiment.data, experiment.training
     shape = (2 * run.batch, data.channels, data.height, data.width)
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
@@ -91,7 +92,7 @@ def seconds_of_steps(experiment: Experiment) -> tuple[float, float]:
 
 
 def _timed(step) -> float:
-    """Median seconds of a call, of several unless it takes long."""
+    """Measure the median seconds of a call, over several calls unless it takes long."""
     step()
     seconds = []
     while len(seconds) < STEPS and sum(seconds) < LONGEST_STEP:
@@ -102,21 +103,23 @@ def _timed(step) -> float:
 
 
 def _kind(experiment: Experiment) -> tuple:
-    """What a step's time depends on."""
+    """Return what the time of a step depends on."""
     data, network = experiment.data, experiment.network
     size = data.height, data.width, data.channels, experiment.training.batch
     return size, replace(network, diagonal=network.diagonal and 1.0)
 
 
 def _measured(experiments: Sequence[Experiment], threads: int) -> tuple[float, float]:
+    """Measure steps of the first experiment on so many threads."""
     torch.set_num_threads(threads)
     return seconds_of_steps(experiments[0])
 
 
 def training_seconds(experiments: Sequence[Experiment]) -> dict[str, float]:
-    """{name: seconds that its training would take from its last checkpoint, beside others}.
+    """Predict the seconds of each training from its last checkpoint, beside the others.
 
-    A few steps of each kind of model are timed, as many kinds at once as models are trained.
+    Returns {name: seconds}. A few steps of each kind of model are timed, as many kinds at once as
+    models are trained at once.
     """
     kinds = {}
     for experiment in experiments:
@@ -136,7 +139,7 @@ def training_seconds(experiments: Sequence[Experiment]) -> dict[str, float]:
 
 
 def scheduled(seconds: Sequence[float], jobs: int) -> float:
-    """Seconds of the clock for tasks that start in this order, so many at a time."""
+    """Compute the wall-clock seconds of tasks that start in this order, `jobs` at a time."""
     ends = [0.0] * max(1, jobs)
     for task in seconds:
         heapq.heappush(ends, heapq.heappop(ends) + task)
@@ -146,10 +149,10 @@ def scheduled(seconds: Sequence[float], jobs: int) -> float:
 def estimate(
     experiments: Sequence[Experiment], untrained: Sequence[Experiment], notebooks: float
 ) -> Estimate:
-    """How long images, models and notebooks take here, by what is measured and was recorded.
+    """Estimate how long images, models and notebooks take here, from timings and records.
 
-    Measurements of finished models are taken from the record of the released ones, times the
-    ratio of training seconds here and there. `notebooks`: their seconds, as recorded.
+    The time to evaluate a model is the recorded one of the released model, times the ratio of
+    training seconds here and there. `notebooks` are the recorded seconds of the notebooks.
     """
     if devices.device().type != "cpu" or not untrained:
         return Estimate(0.0, None if untrained else 0.0, notebooks)
@@ -166,21 +169,21 @@ def estimate(
 
 
 def _seconds_of_images(data: Data) -> float:
-    """What the missing pictures of train and test take on all cores, by two of them on one."""
+    """Estimate the seconds of missing train and test images on all cores, by timing two on one."""
     missing = sum(missing_images(data, split) for split in ("train", "test"))
     if not missing or datasets.can_be_made_gray(data):
         return 0.0
     seconds = []
     for item in datasets.items(data, "test")[:3]:
         began = time.perf_counter()
-        with suppress(ValueError):  # of which its reading will tell
+        with suppress(ValueError):  # reported when the images are read
             datasets.make(data, item)
         seconds.append(time.perf_counter() - began)
     return missing * statistics.fmean(seconds[1:] or seconds) / cpu_count()
 
 
 def bytes_needed(experiments: Sequence[Experiment], untrained: Sequence[Experiment]) -> int:
-    """About how much room the cache takes: images twice while they are made, and checkpoints."""
+    """Estimate the bytes of the cache: images twice while they are made, and checkpoints."""
     total = ROOM
     for data in dict.fromkeys(e.data for e in experiments):
         each = data.height * data.width * data.channels
@@ -193,16 +196,19 @@ def bytes_needed(experiments: Sequence[Experiment], untrained: Sequence[Experime
 
 
 def free_bytes(folder: Path) -> int:
+    """Return the free bytes of the disk on which a folder is, or would be made."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def amount(size: float) -> str:
+    """Format a number of bytes in GB."""
     return f"{size / 1e9:.1f} GB"
 
 
 def clock(seconds: float) -> str:
+    """Format a duration in seconds, minutes or hours."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

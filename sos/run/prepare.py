@@ -1,6 +1,6 @@
-"""Trains and measures all models of a profile, on a CPU several at a time.
+"""Train and measure all models of a profile, several at a time on a CPU.
 
-Under torchrun or accelerate the processes join in one model after the other instead.
+Under torchrun or accelerate all processes work on one model after the other instead.
 """
 
 import multiprocessing
@@ -23,7 +23,7 @@ from sos.training import store
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker process: who started it, its threads, and how many there are."""
+    """A worker process: its parent, its threads, and the number of workers."""
 
     parent: int
     threads: int
@@ -31,7 +31,7 @@ class Worker:
 
     @property
     def line(self) -> int:
-        """The line of its progress bars, below the one of the whole run."""
+        """Return the line of its progress bars, below that of the whole run."""
         number = multiprocessing.current_process().name.rpartition("-")[2]
         return 1 + int(number) % self.of if number.isdecimal() else 1
 
@@ -42,11 +42,10 @@ def prepare_all(
     settings: Evaluation,
     finished: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Exception]:
-    """Every model trained and measured, or found to be; {name: error} of those that failed.
+    """Train and measure every model that is not finished; return {name: error} of failures.
 
-    `finished` is told the name of each when it is done.
-
-    On a CPU each model gets a core: small networks use two cores badly.
+    `finished` is called with the name of each model when it is done. On a CPU each model gets a
+    core, because small networks use two cores badly.
     """
     # The longest trainings first, so that no core waits for long at the end.
     ordered = sorted(experiments, key=lambda experiment: -experiment.network.rank)
@@ -59,7 +58,7 @@ def prepare_all(
             try:
                 with distributed.main_process_first():
                     datasets.load_split(data, split)
-            except Exception:  # every model that needs them will say so, and the others be trained
+            except Exception:  # reported by every model that needs them; others are trained
                 if several:
                     raise
     errors = {}
@@ -69,7 +68,7 @@ def prepare_all(
         worker = Worker(os.getpid(), cpu_count() // jobs, jobs)
         tasks = (delayed(prepare)(experiment, weights, settings, worker) for experiment in ordered)
         done = Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
-    with warnings.catch_warnings():  # joblib renews workers whose memory a training has filled
+    with warnings.catch_warnings():  # joblib restarts workers whose memory has grown
         warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
         for name, error in done:
             finished(name)
@@ -81,9 +80,10 @@ def prepare_all(
 def prepare(
     experiment: Experiment, weights: str, settings: Evaluation, worker: Worker | None = None
 ) -> tuple[str, Exception | None]:
-    """One model, trained and measured; returns its name and the error that stopped it.
+    """Train and measure one model; return its name and the error that stopped it, or None.
 
-    Among several processes it is raised: the others wait for this one, and have to end too.
+    With several processes the error is raised, because the others wait for this one and have to
+    end too.
     """
     if worker is not None:
         torch.set_num_threads(worker.threads)
@@ -104,7 +104,7 @@ def prepare(
 
 
 def leave_with(parent: int) -> None:
-    """Ends this process when its parent is gone: nobody else may write the same checkpoint."""
+    """End this process when its parent is gone, so that no two write the same checkpoint."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

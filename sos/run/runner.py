@@ -27,6 +27,7 @@ SOURCES = {".py", ".js", ".css", ".html"}  # of the package, widgets and pages i
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
     args = arguments(argv)
     if not paths.NOTEBOOKS.is_dir():
         print(
@@ -70,7 +71,7 @@ class Stopped(BaseException):
 
 
 def stop(number: int, _) -> None:
-    """Ends trainings and kernels at once, which would have much to say, and raises Stopped."""
+    """Kill trainings and kernels at once, before they can print tracebacks, and raise Stopped."""
     import psutil  # the options' listing needs no packages
 
     signal.signal(number, signal.SIG_IGN)
@@ -82,7 +83,7 @@ def stop(number: int, _) -> None:
 
 
 def run_alone(args: argparse.Namespace) -> int:
-    """Does the work, unless another process is at the same."""
+    """Do the work, unless another process runs the same profile; return the exit status."""
     where = paths.EXECUTED / args.profile
     for place in (paths.CACHE, paths.FIGURES, where):
         place.mkdir(parents=True, exist_ok=True)
@@ -101,7 +102,7 @@ def run_alone(args: argparse.Namespace) -> int:
 
 
 def needed(args: argparse.Namespace) -> list[config.Experiment]:
-    """What the chosen notebooks show."""
+    """Return the experiments that the chosen notebooks show."""
     profile = profiles.profile(args.profile, images(args))
     names = dict.fromkeys(name for n in chosen_notebooks(args) for name in n.experiments)
     return [profile.experiments[name] for name in names]
@@ -110,7 +111,7 @@ def needed(args: argparse.Namespace) -> list[config.Experiment]:
 def prepare_models(
     args: argparse.Namespace, finished: Callable[[str], None] = lambda name: None
 ) -> dict[str, Exception]:
-    """Trains and measures what is needed; {name: error} of the models that failed."""
+    """Train and measure the models that are needed; return {name: error} of those that failed."""
     from sos.run.prepare import prepare_all
 
     weights = "fresh" if args.fresh else args.weights
@@ -119,7 +120,7 @@ def prepare_models(
 
 
 class WholeRun:
-    """One progress bar over trainings and notebooks, with the time that is left."""
+    """A progress bar over all trainings and notebooks, with the time that is left."""
 
     def __init__(self, estimate, experiments: list, notebooks: list[Notebook]):
         from sos.system.progress import tqdm
@@ -134,16 +135,23 @@ class WholeRun:
         self.bar = tqdm(desc="whole run", total=total, bar_format=shape)
 
     def model_is_done(self, name: str) -> None:
+        """Advance the bar by one model."""
         self.bar.update(self.of_model)
 
     def notebook_is_done(self, notebook: Notebook) -> None:
+        """Advance the bar by one notebook."""
         self.bar.update(self.of_notebook[notebook.name])
 
     def close(self) -> None:
+        """Close the bar."""
         self.bar.close()
 
 
 def work(args: argparse.Namespace) -> int:
+    """Print the plan, make everything, and print a summary; return the exit status.
+
+    With --dry-run only the plan is printed.
+    """
     notebooks, experiments = chosen_notebooks(args), needed(args)
     for data in dict.fromkeys(e.data for e in experiments if e.data.folder):
         from sos.datasets import READERS
@@ -162,7 +170,7 @@ def work(args: argparse.Namespace) -> int:
 def results(
     args: argparse.Namespace, notebooks: list[Notebook], experiments: list, whole: "WholeRun"
 ) -> Iterator[tuple[Notebook, str, float, list[str]]]:
-    """Trains, measures, and executes: of each notebook its state, seconds and figures."""
+    """Train, measure and execute; yield each notebook with its state, seconds and figures."""
     from sos.system import distributed
 
     with distributed.process_group():  # until the others have nothing left to do
@@ -182,7 +190,7 @@ def results(
 
 
 def print_plan(args: argparse.Namespace, notebooks: list[Notebook], experiments: list) -> None:
-    """What is at hand and what will be made."""
+    """Print what is at hand and what will be made."""
     from sos import datasets
     from sos.run import plan
     from sos.system.devices import device
@@ -213,16 +221,16 @@ def print_plan(args: argparse.Namespace, notebooks: list[Notebook], experiments:
 
 
 def untrained(args: argparse.Namespace, experiments: list) -> list:
-    """The experiments that have no finished model."""
+    """Return the experiments that have no finished model, or all with --fresh."""
     from sos.training import store
 
     return [e for e in experiments if args.fresh or not store.find(e, args.weights)]
 
 
 def print_estimate(args: argparse.Namespace, notebooks: list[Notebook], experiments: list):
-    """How long the run takes on this machine, and its room on the disk; returns the estimate.
+    """Print how long the run takes on this machine, and its disk space; return the estimate.
 
-    None where it could only be guessed, as on a GPU.
+    The estimate is None where it could only be guessed, as on a GPU.
     """
     from sos.run import plan
 
@@ -253,18 +261,20 @@ def print_estimate(args: argparse.Namespace, notebooks: list[Notebook], experime
 
 
 def needs_gpu(experiment: config.Experiment) -> bool:
-    """Whether the network is the paper's, at its image sizes: 64 channels of 40,000 pixels."""
+    """Return whether a network is as large as the paper's: 64 channels of 40,000 pixels."""
     return experiment.network.width * experiment.data.height * experiment.data.width > 2_000_000
 
 
 def executed(notebook: Notebook, args: argparse.Namespace, suffix: str) -> Path:
+    """Return the path of an executed notebook, or of a file beside it, by its suffix."""
     return paths.EXECUTED.absolute() / args.profile / f"{notebook.name}.{suffix}"
 
 
 def cache_key(notebook: Notebook, args: argparse.Namespace, experiments: list) -> str:
-    """SHA-256 of what an executed notebook depends on: its code, package, parameters, weights.
+    """Return the cache key of an executed notebook: SHA-256 of all that it depends on.
 
-    Sources rather than files are hashed, so that outputs written in place change nothing.
+    These are its code, the package, parameters and weights. Of the notebook only the sources of
+    cells are hashed, so that outputs written in place change nothing.
     """
     from sos.training import store
 
@@ -282,7 +292,7 @@ def cache_key(notebook: Notebook, args: argparse.Namespace, experiments: list) -
 
 
 def is_current(notebook: Notebook, args: argparse.Namespace, experiments: list) -> bool:
-    """Whether the notebook was executed with exactly this cache key and its figures still exist."""
+    """Return whether a notebook was executed with its present cache key and its figures exist."""
     try:
         stamp = json.loads(executed(notebook, args, "json").read_text())
     except (FileNotFoundError, ValueError):
@@ -295,7 +305,10 @@ def is_current(notebook: Notebook, args: argparse.Namespace, experiments: list) 
 
 
 def execute(notebook: Notebook, args: argparse.Namespace, experiments: list):
-    """Runs one notebook into executed/<profile>/, unless it is current: state, seconds, figures."""
+    """Run one notebook into executed/<profile>/, unless it is current.
+
+    Returns its state, the seconds that it took and the names of its figures.
+    """
     stamp = executed(notebook, args, "json")
     if not args.fresh and not args.write and is_current(notebook, args, experiments):
         return "up to date", 0.0, json.loads(stamp.read_text())["figures"]
@@ -319,6 +332,7 @@ def execute(notebook: Notebook, args: argparse.Namespace, experiments: list):
 
 
 def print_summary(rows: list, args: argparse.Namespace) -> None:
+    """Print a table of notebooks with state, seconds and figures, and where all outputs are."""
     print(f"\n{'notebook':<26} {'state':<12} {'seconds':>8}  figures")
     for notebook, state, seconds, figures in rows:
         pictures = ", ".join(name for name in figures if name.endswith(".png")) or "-"

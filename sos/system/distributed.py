@@ -1,4 +1,4 @@
-"""Several processes in one training, as torchrun and accelerate start them.
+"""Train one model with several processes, started by torchrun or accelerate.
 
 Every process makes the same batch and the same noise from the same streams and takes its share, so
 that how many there are changes nothing but the order of sums. Outside of `process_group` there is one.
@@ -15,14 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-# The first process may make images for hours; where one fails, the launcher ends the others.
+# The main process may make images for hours. If one process fails, the launcher ends the others.
 PATIENCE = timedelta(days=7)
 
 T = TypeVar("T")
 
 
 def launched() -> int:
-    """How many processes the launcher has started: WORLD_SIZE."""
+    """Return the number of processes that the launcher has started: WORLD_SIZE."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
@@ -35,7 +35,7 @@ def is_main_process() -> bool:
 def process_group() -> Iterator[None]:
     """A block in which all processes of a launcher work together; nothing where there is one.
 
-    Raises RuntimeError where they are more than the GPUs of their machine.
+    Raises RuntimeError where a machine has fewer GPUs than processes.
     """
     if launched() == 1:
         yield
@@ -106,7 +106,7 @@ def shard(batch: Tensor) -> Tensor:
 
 
 class Sum(torch.autograd.Function):
-    """Σ over processes of a tensor; each has a gradient of the sum, and these add up too."""
+    """Sum of a tensor over processes; backward sums the gradients of all processes too."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ class Sum(torch.autograd.Function):
 def all_reduce_mean(terms: T, items: int) -> T:
     """A dataclass of means over a share of so many items: the means over all shares.
 
-    They have the gradient of this process's part; `sum_gradients` adds the others'.
+    They have the gradient of this process's part; `sum_gradients` adds those of the others.
     """
     if world_size() == 1:
         return terms
@@ -136,13 +136,13 @@ def all_reduce_mean(terms: T, items: int) -> T:
     shared, weight = {}, items / sums[-1]
     for (name, term), total in zip(local.items(), sums, strict=False):
         part = weight.to(term) * term
-        # Plus an exact zero, so that all processes hold the same bits.
+        # The part enters as an exact zero, so that all processes hold the same bits.
         shared[name] = (total / sums[-1]).to(term) + (part - part.detach())
     return replace(terms, **shared)
 
 
 def sum_gradients(parameters: Iterable[Tensor]) -> None:
-    """Adds up the gradients of all processes, in one message."""
+    """Sum the gradients over all processes, in one message."""
     if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]

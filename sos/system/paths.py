@@ -1,4 +1,4 @@
-"""Where everything lives: the one owner of paths, so that notebooks run from any directory."""
+"""Define all paths in one place, so that notebooks run from any directory."""
 
 import errno
 import os
@@ -17,34 +17,34 @@ DATA = ROOT / "data" if _CHECKOUT else PACKAGE / "_data"
 ASSETS = DATA / "assets"  # head and brain templates that the simulated images are made from
 RELEASED = DATA / "models"  # released weights with their configuration, history and metrics
 NOTEBOOKS = ROOT / "notebooks"
-CACHE = Path(os.environ.get("SOS_CACHE", ROOT / "data" / "cache"))  # made again when deleted
+CACHE = Path(os.environ.get("SOS_CACHE", ROOT / "data" / "cache"))  # rebuilt when deleted
 EXECUTED = Path(os.environ.get("SOS_EXECUTED", ROOT / "executed"))  # copies of notebooks
 
 
 def _in_kernel() -> bool:
-    """Whether this process is that of a notebook."""
+    """Return whether this process is the kernel of a notebook."""
     module = sys.modules.get("ipykernel.kernelapp")
     return module is not None and module.IPKernelApp.initialized()
 
 
-# The runner writes figures/. What somebody draws by hand, in JupyterLab, leaves that as it is.
+# The runner writes figures/. Figures that are drawn by hand in JupyterLab must not overwrite them.
 BY_HAND = _in_kernel() and "SOS_FIGURES" not in os.environ
 FIGURES = Path(os.environ.get("SOS_FIGURES", EXECUTED / "figures" if BY_HAND else ROOT / "figures"))
-FULL = 2**16  # bytes free of a file system that counts as full
+FULL = 2**16  # a file system with fewer free bytes counts as full
 
 
 @contextmanager
 def replacing(target: Path):
-    """A temporary path, file or folder, that becomes `target` when the block ends without error.
+    """Yield a temporary path, file or folder, that becomes `target` if the block ends normally.
 
-    Raises OSError with the target's name where the disk is full, whatever a library makes of that.
+    Raises OSError with the target's name where the disk is full, whatever error a library raises.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         for file in (temporary, *temporary.rglob("*")):
-            if file.is_file():  # a power cut must not leave an empty one of the new name
+            if file.is_file():  # so that a power cut leaves no empty file under the new name
                 with file.open("rb") as stream:
                     os.fsync(stream)
         os.replace(temporary, target)
@@ -60,18 +60,18 @@ def replacing(target: Path):
 
 
 def _is_full(folder: Path) -> bool:
-    """Whether a file system has no room left, which libraries say in words of their own."""
+    """Return whether a file system has no room left, which libraries report in various ways."""
     return shutil.disk_usage(folder).free < FULL
 
 
 def write_text(target: Path, text: str) -> None:
-    """Writes a file that is there whole or not at all."""
+    """Write a file that appears whole or not at all."""
     with replacing(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def sweep() -> None:
-    """Removes what processes that are gone left half-written, see `replacing`."""
+    """Remove unfinished files of processes that have ended; see `replacing`."""
     for place in (CACHE, FIGURES, EXECUTED):
         for temporary in place.rglob(".*.tmp"):
             process = temporary.stem.rpartition(".")[2]
@@ -85,6 +85,6 @@ def _alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # the process is another user's
         return True
     return True

@@ -1,4 +1,4 @@
-"""Hands on the observation distribution, in notebooks and in pages of their own (§4.2–4.4)."""
+"""Explore the observation distribution by hand, in notebooks and in HTML pages (§4.2–4.4)."""
 
 from sos.widgets.page import export_page, room_for
 from sos.widgets.sampler import Sampler, VAESampler

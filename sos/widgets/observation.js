@@ -1,14 +1,15 @@
-// An observation distribution y ~ N(mu, F diag(a)^2 F^T + D) in the browser: painting on it
-// (eq. 6-7), scaling its components (eq. 5), walking between its samples (eq. 4 and 8).
+// Handles an observation distribution y ~ N(μ, F diag(a)² Fᵀ + D) in the browser: painting on it
+// (eq. 6–7), scaling its components (eq. 5), walking between its samples (eq. 4 and 8).
 //
-// One module for notebooks (anywidget calls `render`) and for pages without a server. The columns of
-// F (rank, values) are the principal components U diag(s) of the covariance factor; `a` scales them.
-// Values are channel-major; a pixel is row * width + column. All algebra is in float64 but the
-// arrays mu, F and D. sos/editing.py does the same in Python, and tests hold the two together.
+// The module serves notebooks (anywidget calls `render`) and pages without a server. The columns of
+// F are the principal components U diag(s) of the covariance factor, stored as (rank, values); `a`
+// scales them. Values are channel-major, and a pixel is row * width + column. All algebra is in
+// float64 except the arrays μ, F and D. sos/editing.py does the same in Python, and tests check
+// that the two agree.
 
 // ------------------------------------------------------------------------------- arrays and noise
 
-/** The numbers of a DataView: "float32" as they are, "float16" widened. */
+/** Reads the numbers of a DataView; "float16" is widened to float32. */
 export function numbers(view, type) {
   const bytes = view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength);
   return type === "float16" ? Float32Array.from(new Uint16Array(bytes), half) : new Float32Array(bytes);
@@ -21,7 +22,7 @@ function half(bits) {
   return sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
-/** `count` standard normal numbers that seed and stream determine, the same in editor.py. */
+/** Draws `count` standard normal numbers from seed and stream, the same as in surface.py. */
 export function gaussians(seed, stream, count) {
   const result = new Float64Array(count);
   const key = Math.imul(seed, 0x9e3779b9) ^ Math.imul(stream + 1, 0x85ebca6b);
@@ -33,7 +34,7 @@ export function gaussians(seed, stream, count) {
   return result;
 }
 
-/** A bijection of 32-bit integers that leaves no pattern (the finaliser "lowbias32" of C. Wellons). */
+/** Scrambles 32-bit integers bijectively (the finaliser "lowbias32" of C. Wellons). */
 function scramble(x) {
   x = Math.imul(x ^ (x >>> 16), 0x7feb352d);
   x = Math.imul(x ^ (x >>> 15), 0x846ca68b);
@@ -42,7 +43,7 @@ function scramble(x) {
 
 // ---------------------------------------------------------------------------------------- algebra
 
-/** Pixels under a round brush along points [[x, y], ...]; what falls off the canvas is lost. */
+/** Returns the pixels of the canvas under a round brush along points [[x, y], ...]. */
 export function brush(points, size, height, width) {
   const painted = new Set();
   points.forEach(([fromX, fromY], k) => {
@@ -66,7 +67,7 @@ export function brush(points, size, height, width) {
   return [...painted].sort((a, b) => a - b);
 }
 
-/** (sin((1 - t) w) a + sin(t w) b) / sin w, w the angle between a and b (eq. 8). */
+/** Interpolates: (sin((1 - t) w) a + sin(t w) b) / sin w, w the angle between a and b (eq. 8). */
 export function slerp(a, b, t) {
   const dot = (u, v) => u.reduce((sum, x, k) => sum + x * v[k], 0);
   const cosine = dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
@@ -76,7 +77,7 @@ export function slerp(a, b, t) {
   return a.map((x, k) => p * x + q * b[k]);
 }
 
-/** Solves K x = b for symmetric positive definite K (n, n), by its Cholesky factor L. */
+/** The Cholesky factor L of a symmetric positive definite K (n, n), which solves K x = b. */
 class Cholesky {
   constructor(matrix, n) {
     const L = (this.L = new Float64Array(n * n));
@@ -90,7 +91,7 @@ class Cholesky {
     }
   }
 
-  /** L^-1 b, in place. */
+  /** Computes L⁻¹ b in place. */
   forward(b) {
     for (let i = 0; i < this.n; i++) {
       let sum = b[i];
@@ -100,7 +101,7 @@ class Cholesky {
     return b;
   }
 
-  /** L^-T b, in place. */
+  /** Computes L⁻ᵀ b in place. */
   backward(b) {
     for (let i = this.n - 1; i >= 0; i--) {
       let sum = b[i];
@@ -126,7 +127,7 @@ export class Observation {
     return this.diag[this.diag.length > 1 ? i : 0];
   }
 
-  /** omega (rank) of the sample shown; the seed makes the noise of every value and of soft edits. */
+  /** Sets ω (rank) of the sample shown, and the seed of the noise of values and of soft edits. */
   setNoise(omega, seed) {
     this.omega = Float64Array.from(omega);
     this.noise = gaussians(seed, 1, this.values);
@@ -136,13 +137,13 @@ export class Observation {
 
   setEdits(edits) {
     this.edits = new Map();
-    this.gram = new Float64Array(this.rank ** 2); // F2^T W F2, W = (D2 + T)^-1
-    this.pull = new Float64Array(this.rank); // F2^T W (b - mu2)
-    this.push = new Float64Array(this.rank); // F2^T W (noise of the values and of the edits)
+    this.gram = new Float64Array(this.rank ** 2); // F₂ᵀ W F₂, W = (D₂ + T)⁻¹
+    this.pull = new Float64Array(this.rank); // F₂ᵀ W (b - μ₂)
+    this.push = new Float64Array(this.rank); // F₂ᵀ W (noise of the values and of the edits)
     edits.forEach((edit, pixel) => this.edit(pixel, edit));
   }
 
-  /** One pixel takes a colour; what it had before no longer counts. */
+  /** Gives one pixel a colour, which replaces its earlier edit. */
   edit(pixel, edit) {
     if (this.edits.has(pixel)) this.accumulate(pixel, this.edits.get(pixel), -1);
     this.accumulate(pixel, edit, 1);
@@ -153,7 +154,7 @@ export class Observation {
     const { rank, values, factor, gram } = this, row = new Float64Array(rank);
     colour.forEach((value, channel) => {
       const i = channel * this.pixels + pixel, own = this.variance(i);
-      if (own + variance === 0) return; // fixed before: it takes the value and says nothing
+      if (own + variance === 0) return; // a fixed value tells nothing new about ω
       const weight = sign / (own + variance);
       const noise = Math.sqrt(own) * this.noise[i] + Math.sqrt(variance) * this.editNoise[i];
       for (let r = 0; r < rank; r++) row[r] = factor[r * values + i];
@@ -166,7 +167,7 @@ export class Observation {
     });
   }
 
-  /** Cholesky factor of K = I + diag(a) F2^T W F2 diag(a). */
+  /** Returns the Cholesky factor of K = I + diag(a) F₂ᵀ W F₂ diag(a). */
   solver() {
     const { rank, gram, scales } = this, matrix = new Float64Array(rank * rank);
     for (let r = 0; r < rank; r++) {
@@ -176,13 +177,13 @@ export class Observation {
     return new Cholesky(matrix, rank);
   }
 
-  /** The posterior mean of omega: K^-1 diag(a) pull. */
+  /** Computes the posterior mean of ω, K⁻¹ diag(a) F₂ᵀ W (b - μ₂). */
   posteriorMean() {
     const solver = this.solver();
     return solver.backward(solver.forward(this.pull.map((x, r) => this.scales[r] * x)));
   }
 
-  /** omega moved by the edits (Matheron's rule): a sample given the edits. */
+  /** Samples ω given the edits, by moving the present ω (Matheron's rule). */
   posteriorSample() {
     const { rank, gram, scales, omega } = this, solver = this.solver();
     const right = new Float64Array(rank);
@@ -196,7 +197,7 @@ export class Observation {
     return solver.backward(solver.forward(right)).map((x, r) => x + omega[r]);
   }
 
-  /** mu + F diag(a) omega, with the values' own noise where there is some. */
+  /** Computes μ + F diag(a) ω, plus √D times the noise of the values where it is given. */
   compose(omega, noise) {
     const { values, factor, scales } = this, image = Float32Array.from(this.mean);
     for (let r = 0; r < this.rank; r++) {
@@ -207,7 +208,7 @@ export class Observation {
     return image;
   }
 
-  /** Between what the edits say and what the rest of the image says: exact edits get all. */
+  /** Weighs the edits against the rest of the image at edited pixels; exact edits win fully. */
   settle(image, editNoise) {
     this.edits.forEach(({ colour, variance }, pixel) => {
       colour.forEach((value, channel) => {
@@ -228,7 +229,7 @@ export class Observation {
     return this.settle(this.compose(this.posteriorSample(), this.noise), this.editNoise);
   }
 
-  /** The variance of every value given the edits: f^T K^-1 f + d. */
+  /** Computes the variance of every value given the edits, fᵀ K⁻¹ f + d. */
   conditionalVariance() {
     const { rank, values, factor, scales } = this, solver = this.solver();
     const result = new Float32Array(values), row = new Float64Array(rank);
@@ -250,7 +251,7 @@ export class Observation {
   }
 }
 
-/** The edits that strokes leave: of strokes that contradict each other the last one holds. */
+/** Combines strokes into edits; where strokes overlap, the last one holds. */
 export function latest(strokes) {
   const edits = new Map();
   for (const { pixels, colour, std } of strokes) {
@@ -261,7 +262,7 @@ export function latest(strokes) {
 
 // ------------------------------------------------------------------------------- drawing and parts
 
-/** An image (channels, height, width) in [0, 1] as opaque pixels of a canvas of that size. */
+/** Draws an image (channels, height, width) in [0, 1] on a canvas of that size. */
 function draw(canvas, image, [channels, height, width]) {
   const picture = new ImageData(width, height), pixels = width * height;
   for (let i = 0; i < pixels; i++) {
@@ -271,7 +272,7 @@ function draw(canvas, image, [channels, height, width]) {
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
-/** Dark violet to yellow, opaque where there is much of it. */
+/** Draws shares in [0, 1] as an overlay of one opacity, from dark violet to yellow. */
 function heat(canvas, share, [, height, width]) {
   const stops = [[13, 8, 135], [126, 3, 168], [204, 71, 120], [248, 149, 64], [240, 249, 33]];
   const picture = new ImageData(width, height);
@@ -283,7 +284,7 @@ function heat(canvas, share, [, height, width]) {
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
-/** An element with properties, listeners (on...), attributes (the rest) and children. */
+/** Makes an element with properties, listeners (on...), attributes (the rest) and children. */
 function make(tag, options = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(options)) {
@@ -295,9 +296,9 @@ function make(tag, options = {}, ...children) {
   return element;
 }
 
-let made = 0; // labels need ids that no other widget on the page has
+let made = 0; // counts ids, which must be unique among all widgets of the page
 
-/** A labelled slider; `show` makes the text beside it. */
+/** Makes a labelled slider; `show` formats the text beside it. */
 function slider(text, options, show, oninput) {
   const id = `sos-${++made}`, output = make("output", { htmlFor: id });
   const input = make("input", { type: "range", id, ...options, oninput: () => oninput(+input.value) });
@@ -319,7 +320,7 @@ function observationOf(model) {
   return p;
 }
 
-/** Calls `work` once per frame however often it is asked. */
+/** Returns a function that calls `work` at most once per frame. */
 function perFrame(work) {
   let waiting = false;
   return () => {
@@ -328,7 +329,7 @@ function perFrame(work) {
   };
 }
 
-/** Runs `work` when one of the named traits changes; returns what ends that. */
+/** Runs `work` when one of the named traits changes; returns a function that ends this. */
 function watch(model, names, work) {
   names.forEach((name) => model.on(`change:${name}`, work));
   return () => names.forEach((name) => model.off(`change:${name}`, work));
@@ -341,7 +342,7 @@ function set(model, changes) {
   model.save_changes();
 }
 
-/** Canvases on top of each other, `zoom` screen pixels to a pixel; the last one is for hands. */
+/** Makes canvases on top of each other, `zoom` screen pixels per pixel; the last takes input. */
 function stage(count, label) {
   const canvases = Array.from({ length: count }, () => make("canvas"));
   const top = canvases[count - 1];
@@ -356,13 +357,13 @@ function stage(count, label) {
   return { element, canvases, top, resize };
 }
 
-/** Where an event lies on an element, as shares of its width and height. */
+/** Returns the place of an event on an element, as shares of its width and height. */
 function place(event, element) {
   const box = element.getBoundingClientRect();
   return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
 }
 
-/** Styles the root, and keeps what is typed here from JupyterLab, which looks at the focus first. */
+/** Styles the root, and keeps keys that are typed here from JupyterLab, which checks the focus. */
 function adopt(el) {
   el.classList.add("sos");
   el.addEventListener("focusin", (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true"));
@@ -385,7 +386,7 @@ function renderEditor({ model, el }) {
   let cursor = null; // [x, y] of the brush in pixels
   let picking = false;
 
-  // What the strokes say, and the picture that follows from it.
+  // The edits that the strokes make, and the picture that follows from them.
 
   const strokes = () => get("strokes").slice(0, get("position"));
   const refresh = perFrame(() => {
@@ -398,7 +399,7 @@ function renderEditor({ model, el }) {
     tell();
   });
 
-  /** Standard deviation of every pixel, over its channels. */
+  /** Computes the standard deviation of every pixel, over its channels. */
   function spread() {
     const variance = p.conditionalVariance(), result = new Float64Array(p.pixels);
     variance.forEach((x, i) => (result[i % p.pixels] += x / p.shape[0]));
@@ -433,7 +434,7 @@ function renderEditor({ model, el }) {
 
   function rebuild() {
     p.setEdits(latest(strokes()));
-    const held = document.activeElement; // a button that is disabled would drop the keyboard's focus
+    const held = document.activeElement; // disabling a button would drop the keyboard's focus
     undo.disabled = get("position") === 0;
     redo.disabled = get("position") >= get("strokes").length;
     reset.disabled = undo.disabled;
@@ -485,7 +486,7 @@ function renderEditor({ model, el }) {
     mark();
   }
 
-  /** The brush where it would paint; nothing of this is part of the image. */
+  /** Draws the brush where it would paint, on top of the image and not as part of it. */
   function mark() {
     const context = board.top.getContext("2d"), [channels, height, width] = p.shape;
     context.clearRect(0, 0, width, height);
@@ -493,7 +494,7 @@ function renderEditor({ model, el }) {
     if (!cursor) return;
     const size = picking ? 1 : get("brush");
     const [x, y] = size === 1 ? cursor.map((place) => Math.floor(place) + 0.5) : cursor;
-    Object.assign(ring.style, { // around the brush, seen on paint of its own colour too
+    Object.assign(ring.style, { // a ring, visible on paint of the brush's own colour too
       left: `${(100 * (x - size / 2)) / width}%`, top: `${(100 * (y - size / 2)) / height}%`,
       width: `${(100 * size) / width}%`, height: `${(100 * size) / height}%`,
     });
@@ -572,7 +573,7 @@ function renderEditor({ model, el }) {
     const seed = Math.floor(Math.random() * 2 ** 31);
     set(model, { view: "sample", seed, omega: Array.from(gaussians(seed, 0, p.rank)) });
   });
-  // From the size that is shown: where there is no room for more, a larger zoom would be lost.
+  // Starts from the shown size, because a larger zoom has no effect where there is no room.
   const shown = () => Math.floor(board.element.clientWidth / p.shape[2] + 0.01);
   const magnify = (by) => set(model, { zoom: Math.max(1, Math.min(16, shown() + by)) });
   const zoomTo = (zoom) => {
@@ -588,7 +589,7 @@ function renderEditor({ model, el }) {
   });
 
   const hex = (x) => Math.round(255 * x).toString(16).padStart(2, "0");
-  let sliders = []; // the elements below that follow the model: functions
+  let sliders = []; // functions that update the elements below from the model
   function colourTools() {
     const gray = p.shape[0] === 1, decimals = (x) => x.toFixed(2);
     const size = slider("Brush", { min: 1, max: 10, step: 1, value: get("brush") },

@@ -1,4 +1,4 @@
-"""The editor and the pad as one HTML file that needs neither server nor network."""
+"""Export the editor and the pad as one HTML file that needs neither server nor network."""
 
 import base64
 import html
@@ -32,11 +32,11 @@ def export_page(
     about: str = "",
     std: float = 0.0,
 ) -> Path:
-    """Writes `distributions`, named, with sliders, brush and pad into a page of its own.
+    """Write named `distributions`, with sliders, brush and pad, into an HTML page; return its path.
 
-    Arrays are stored in half precision, 2 (R + 1) bytes and a third per value. `std` is the
-    softness of strokes that the page starts with. Raises ValueError for a wrong shape or std, and
-    for means that are not finite.
+    Arrays are stored in half precision, 2 (R + 1) bytes and a third more per value. `std` is the
+    softness of strokes that the page starts with. Raises ValueError for a wrong shape or std, for
+    no distributions, and for means or factors that are not finite.
     """
     if not isinstance(distributions, Mapping) or not distributions:
         raise ValueError("distributions must be a dictionary with at least one: {'a name': p}")
@@ -63,7 +63,10 @@ def export_page(
 
 
 def entry(name: str, seed: int, p: LowRankNormal, shape: Shape) -> dict:
-    """What the page knows of one distribution."""
+    """Encode one distribution for the page.
+
+    Raises ValueError for a wrong shape, and for a mean or factor that is not finite.
+    """
     check_canvas(p, shape)
     if not (p.loc.isfinite().all() and p.cov_factor.isfinite().all()):
         raise ValueError(f"mean and factor of {name!r} must be finite")
@@ -76,6 +79,6 @@ def entry(name: str, seed: int, p: LowRankNormal, shape: Shape) -> dict:
 
 
 def room_for(p: LowRankNormal, most: int, bytes_: float = 4.9e6) -> int:
-    """How many distributions of the batch p fit into a page of that size; one at least."""
+    """Return how many distributions of the batch p, from 1 to `most`, fit into `bytes_` of page."""
     each = 2 * 4 / 3 * p.event_shape[0] * (p.rank + 1)
     return max(1, min(most, len(p.loc), int((bytes_ - 60_000) / each)))

@@ -1,4 +1,4 @@
-"""Images as PNG, and the still picture that stands in a widget's place where no kernel runs."""
+"""Encode images as PNG, and show a still picture of a widget where no kernel runs."""
 
 import base64
 import io
@@ -9,16 +9,16 @@ from torch import Tensor
 
 from sos.analysis.editing import Shape
 
-LARGEST = 16  # screen pixels to a pixel
+LARGEST = 16  # screen pixels per pixel
 
 
 def comfortable_zoom(shape: Shape, side: int = 360) -> int:
-    """The zoom at which the longer side of an image comes near `side` screen pixels."""
+    """Return the zoom at which the longer side of an image has about `side` screen pixels."""
     return min(LARGEST, max(1, round(side / max(shape[1:]))))
 
 
 def png(image: Tensor, zoom: int = 1) -> bytes:
-    """An image (C, H, W), clamped to [0, 1], as a PNG file with `zoom` pixels to a pixel."""
+    """Encode an image (C, H, W), clamped to [0, 1], as PNG, `zoom` times as high and wide."""
     pixels = image.detach().cpu().mul(255).add(0.5).clamp(0, 255).to(torch.uint8)
     pixels = pixels.repeat_interleave(zoom, 1).repeat_interleave(zoom, 2)
     array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
@@ -28,7 +28,7 @@ def png(image: Tensor, zoom: int = 1) -> bytes:
 
 
 class Still:
-    """Adds a picture to what a widget shows of itself.
+    """A widget that also shows itself as a still picture.
 
     JupyterLab shows the live widget; GitHub, nbviewer and unexecuted notebooks show the picture.
     """
@@ -41,5 +41,5 @@ class Still:
         return data | {"text/plain": text, "image/png": picture}, metadata
 
     def still(self) -> bytes:
-        """The picture, as a PNG file."""
+        """Return the picture as a PNG file."""
         raise NotImplementedError

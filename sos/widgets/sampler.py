@@ -1,4 +1,4 @@
-"""Samples under sliders, in plain ipywidgets: one slider per principal component (§4.3, eq. 5)."""
+"""Show samples with one slider per principal component, in plain ipywidgets (§4.3, eq. 5)."""
 
 from collections.abc import Callable
 
@@ -21,21 +21,23 @@ VIEWS = ("one sample", "100 samples", "all components")
 
 
 def button(text: str, tooltip: str, work: Callable[[], None]) -> widgets.Button:
+    """Make a button that calls `work` when it is clicked."""
     made = widgets.Button(description=text, tooltip=tooltip, layout=widgets.Layout(width="auto"))
     made.on_click(lambda _: work())
     return made
 
 
 class Sampler(Still, widgets.HBox):
-    """One sample of a distribution, and a slider for each principal component.
+    """A sample of a distribution, with a slider for each principal component.
 
         sampler = Sampler(p, shape)  # show it; then, in another cell:
         sampler.distribution         # p with its components scaled, a LowRankNormal
         sampler.image()              # what is shown
         sampler.editor()             # paint on it
 
-    Sliders start at 1, the model's own sample. `new_latent` draws another p, for a button of its
-    own. The attributes `noise_factor` (R,) and `noise_diag` (S,) are the noise of the sample.
+    Sliders start at 1, which is the model's own sample. `new_latent` draws another p, and adds a
+    button for that. The attributes `noise_factor` (R,) and `noise_diag` (S,) are the noise of the
+    sample.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class Sampler(Still, widgets.HBox):
         self.show_distribution(p)
 
     def show_distribution(self, p: LowRankNormal) -> None:
-        """Puts another distribution of the same shape and rank under the sliders."""
+        """Show another distribution of the same shape and rank. Raises ValueError for others."""
         editing.check_shape(p, self.shape)
         if p.rank != len(self.sliders):
             raise ValueError(f"the distribution must have rank {len(self.sliders)}, not {p.rank}")
@@ -100,32 +102,32 @@ class Sampler(Still, widgets.HBox):
 
     @property
     def scales(self) -> Tensor:
-        """The sliders (R,)."""
+        """Return the values of the sliders (R,)."""
         return torch.tensor([slider.value for slider in self.sliders])
 
     @property
     def distribution(self) -> LowRankNormal:
-        """P V diag(a) Vᵀ in place of P (eq. 5)."""
+        """Return the distribution with P V diag(a) Vᵀ in place of P (eq. 5), for sliders a."""
         return self._p.scale_components(self.scales)
 
     def samples(self, scales: Tensor, noise_factor: Tensor, noise_diag: Tensor) -> Tensor:
-        """μ + U diag(s a) Vᵀω_p + √D ω_d, (..., C, H, W) for noises (..., R) and (..., S)."""
+        """Compute μ + U diag(s a) Vᵀω_p + √D ω_d, (..., C, H, W), for noises (..., R), (..., S)."""
         p, rotation = self._p, self._components.rotation
         own = noise_factor.to(rotation) @ rotation * scales.to(rotation)
         still = p.loc + p.cov_diag.sqrt() * noise_diag.to(p.loc)
         return (still + own.to(p.loc) @ self._factor).unflatten(-1, self.shape)
 
     def image(self) -> Tensor:
-        """The sample under the sliders (C, H, W)."""
+        """Return the sample at the present sliders (C, H, W)."""
         return self.samples(self.scales, self.noise_factor, self.noise_diag)
 
     def draw(self) -> None:
-        """Renews the picture."""
+        """Draw the picture again."""
         if self._quiet:
             return
         shown, zoom = self.image(), self._zoom
         if self.view.value == "100 samples":
-            stream = torch.Generator().manual_seed(self._hundred)  # the same under moving sliders
+            stream = torch.Generator().manual_seed(self._hundred)  # the same for all sliders
             noises = (
                 torch.randn(100, n, generator=stream) for n in (self._p.rank, len(self._p.loc))
             )
@@ -137,21 +139,21 @@ class Sampler(Still, widgets.HBox):
         self._picture.value = png(shown, zoom)
 
     def tiles(self) -> Tensor:
-        """Each component from -5 to 5 while the others stay at their sliders: (R·11, C, H, W)."""
+        """Sweep each component from -5 to 5 with the others at their sliders: (R·11, C, H, W)."""
         values = sweep_values(REACH, interval=1.0)
         noises = self.noise_factor, self.noise_diag
         tiles = sweep(self._p, *(noise.to(self._p.loc) for noise in noises), self.scales, values)
         return tiles.flatten(0, 1).unflatten(-1, self.shape)
 
     def new_sample(self) -> None:
-        """Draws new noise."""
+        """Draw new noise, and show it."""
         self.noise_factor = torch.randn(self._p.rank, generator=self._stream)
         self.noise_diag = torch.randn(self._p.event_shape, generator=self._stream)
         self._hundred += 1
         self.draw()
 
     def reset(self) -> None:
-        """All sliders to 1."""
+        """Set all sliders to 1."""
         self._quiet = True
         for slider in self.sliders:
             slider.value = 1.0
@@ -159,19 +161,20 @@ class Sampler(Still, widgets.HBox):
         self.draw()
 
     def editor(self, **traits) -> Editor:
-        """An editor on the current distribution that shows the current sample.
+        """Make an editor on the current distribution that shows the current sample.
 
-        But for the noise of single values, √D ω_d, which the editor draws for itself.
+        Only the noise of single values, √D ω_d, differs, because the editor draws its own.
         """
         traits = {"view": "sample"} | traits
         return Editor(self.distribution, self.shape, noise_factor=self.noise_factor, **traits)
 
     def still(self) -> bytes:
+        """Return the sample at the present sliders as a PNG file."""
         return png(self.image(), self._zoom)
 
 
 class VAESampler(Still, widgets.VBox):
-    """Two latent codes, a slider between them (eq. 8), and a `Sampler` for what lies there.
+    """Two latent codes with a slider between them (eq. 8), and a `Sampler` of the decoded result.
 
     Every move of the slider is one decoder pass. `sampler` and `z` hold the state.
     """
@@ -212,11 +215,11 @@ class VAESampler(Still, widgets.VBox):
 
     @property
     def z(self) -> Tensor:
-        """The latent code at the slider (latent,)."""
+        """Return the latent code (latent,) at the slider, between both ends (eq. 8)."""
         return slerp(*self.ends, self.t.value)
 
     def renew(self, end: int) -> None:
-        """A new code at the left (0) or right (1) end."""
+        """Draw a new code for the left (0) or right (1) end."""
         self.ends[end] = self._new()
         self._draw_middle()
         self._draw_ends()
@@ -229,7 +232,7 @@ class VAESampler(Still, widgets.VBox):
             self._draw_ends()
 
     def _draw_ends(self) -> None:
-        """Samples of both ends, with the noise of the one between them."""
+        """Draw samples of both ends, with the noise of the sample between them."""
         s, self._noise = self.sampler, self.sampler.noise_factor
         for picture, z in zip(self._pictures, self.ends, strict=True):
             p = self._decode(z)
@@ -237,9 +240,10 @@ class VAESampler(Still, widgets.VBox):
             picture.value = png(y.unflatten(-1, s.shape), 2)
 
     def still(self) -> bytes:
+        """Return the sample between both ends as a PNG file."""
         return self.sampler.still()
 
 
 def sheet(images: Tensor, columns: int) -> Tensor:
-    """Images (N, C, H, W) as one, with white gaps."""
+    """Tile images (N, C, H, W) into one image with white gaps."""
     return torch.from_numpy(tile(images, columns)).permute(2, 0, 1)

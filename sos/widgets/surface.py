@@ -1,8 +1,8 @@
-"""The drawing surface: widgets whose algebra runs in the browser, and whose state the kernel has.
+"""Draw on distributions, with algebra in the browser and the state in the kernel.
 
-`observation.js` paints, conditions and draws by itself; a finished stroke, a moved slider or a new
-sample comes back as a trait, so that the next cell can go on with `editor.conditional`, a
-`LowRankNormal`, or with `editor.sample`.
+`observation.js` paints, conditions and draws by itself. A finished stroke, a moved slider or a new
+sample is sent back as a trait, so that the next cell can use `editor.conditional`, a
+`LowRankNormal`, or `editor.sample`.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ MODULE, STYLE = HERE / "observation.js", HERE / "observation.css"
 
 
 def gaussians(seed: int, stream: int, count: int) -> np.ndarray:
-    """`count` standard normal numbers that seed and stream determine, as in observation.js."""
+    """Draw `count` standard normal numbers from seed and stream, the same as in observation.js."""
     wrap = 2**32 - 1
     key = (seed * 0x9E3779B9 & wrap) ^ ((stream + 1) * 0x85EBCA6B & wrap)
     x = (np.arange(2 * count, dtype=np.uint64) + np.uint64(key)).astype(np.uint32)
@@ -38,31 +38,31 @@ def gaussians(seed: int, stream: int, count: int) -> np.ndarray:
 
 
 def arrays(p: LowRankNormal, dtype: str) -> dict[str, bytes]:
-    """mu (S), the components U diag(s) (R, S) and the diagonal (1 or S) of p, as bytes."""
+    """Encode μ (S), the components U diag(s) (R, S) and the diagonal (1 or S) of p as bytes."""
     components = p.principal_components()
     factor = (components.directions * components.scales).mT  # (R, S)
     diag = p.cov_diag
     diag = diag[:1] if bool((diag == diag[0]).all()) else diag
     parts = {"mean": p.loc, "factor": factor}
     encoded = {k: v.detach().float().cpu().numpy().astype(dtype) for k, v in parts.items()}
-    encoded["diag"] = diag.detach().float().cpu().numpy()  # a tiny one is zero in half precision
+    encoded["diag"] = diag.detach().float().cpu().numpy()  # half precision makes tiny ones zero
     return {k: v.tobytes() for k, v in encoded.items()}
 
 
 def check_canvas(p: LowRankNormal, shape: Shape) -> None:
-    """Raises ValueError unless p is one distribution over gray or colour images of this shape."""
+    """Check that p is one distribution over gray or colour images. Raises ValueError otherwise."""
     editing.check_shape(p, shape)
     if shape[0] not in (1, 3):
         raise ValueError(f"a canvas shows 1 channel (gray) or 3 (colour), not {shape[0]}")
 
 
 def default_colour(shape: Shape) -> list[float]:
-    """What a brush starts with: blond, or a light gray."""
+    """Return the colour that a brush starts with: blond, or a light gray."""
     return [0.8, 0.6, 0.3] if shape[0] == 3 else [0.9] * shape[0]
 
 
 class _Surface(Still, anywidget.AnyWidget):
-    """A distribution on a canvas. `noise` (R,) is that of the principal components."""
+    """A distribution on a canvas. `omega` (R,) is the noise of the principal components."""
 
     _esm, _css = MODULE, STYLE
     kind = traitlets.Unicode().tag(sync=True)
@@ -85,35 +85,36 @@ class _Surface(Still, anywidget.AnyWidget):
         super().__init__(**arrays(p, "float32"), **traits)
 
     def _noise(self, stream: int) -> Tensor:
-        """Standard normal numbers for each value (S,)."""
+        """Draw a standard normal number for each value (S,)."""
         drawn = gaussians(self.seed, stream, self._p.event_shape[0])
         return torch.from_numpy(drawn).to(self._p.loc)
 
     def _own(self, omega: Sequence[float]) -> Tensor:
-        """Noise of the principal components as noise of P's columns, V omega."""
+        """Convert noise of the principal components to noise of P's columns, V ω."""
         return self._rotation @ torch.tensor(omega, dtype=self._rotation.dtype).to(self._rotation)
 
     def image(self) -> Tensor:
-        """What the canvas shows (C, H, W)."""
+        """Return the image on the canvas (C, H, W)."""
         raise NotImplementedError
 
     def still(self) -> bytes:
+        """Return the image on the canvas as a PNG file."""
         return png(self.image(), self.zoom)
 
 
 class Editor(_Surface):
-    """Paint on a distribution and see what follows (§4.4).
+    """A canvas on which painting conditions a distribution (§4.4).
 
         editor = Editor(p, shape)  # show it; then, in another cell:
         editor.conditional         # p given all strokes, a LowRankNormal
         editor.sample              # the sample on the canvas
 
     p is one distribution over flat images of `shape` = (channels, height, width). `noise_factor`
-    (R,) is the noise ω_p of the sample that is shown first; without it, another is drawn.
+    (R,) is the noise ω_p of the sample that is shown first; without it the noise is drawn.
     """
 
     strokes = traitlets.List(traitlets.Dict()).tag(sync=True)
-    position = traitlets.Int(0, min=0).tag(sync=True)  # of the strokes, how many hold: undo, redo
+    position = traitlets.Int(0, min=0).tag(sync=True)  # how many strokes hold: undo, redo
     scales = traitlets.List(traitlets.Float()).tag(sync=True)
     view = traitlets.Enum(("mean", "sample"), "mean").tag(sync=True)
     uncertainty = traitlets.Bool(False).tag(sync=True)
@@ -186,7 +187,7 @@ class Editor(_Surface):
             raise traitlets.TraitError(str(error)) from error
 
     def paint(self, pixels, colour, std: float | None = None) -> None:
-        """A stroke from code: pixel numbers or a mask (H, W); by default as soft as the brush.
+        """Paint a stroke on pixel numbers or a mask (H, W), by default as soft as the brush.
 
         Raises ValueError for bad input.
         """
@@ -197,48 +198,49 @@ class Editor(_Surface):
                 self.position = len(self.strokes)
 
     def undo(self) -> None:
-        """Takes back the last stroke, if there is one."""
+        """Undo the last stroke, if there is one."""
         self.position = max(self.position - 1, 0)
 
     def redo(self) -> None:
-        """Brings back the stroke that was taken back last, if there is one."""
+        """Redo the stroke that was undone last, if there is one."""
         self.position = min(self.position + 1, len(self.strokes))
 
     def reset(self) -> None:
-        """Takes back all strokes; redo brings them back one by one."""
+        """Undo all strokes; redo brings them back one by one."""
         self.position = 0
 
     @property
     def edits(self) -> list[Stroke]:
-        """The strokes that hold."""
+        """Return the strokes that hold, without those undone."""
         return [Stroke(**one) for one in self.strokes[: self.position]]
 
     @property
     def distribution(self) -> LowRankNormal:
-        """The distribution that is painted on: p with its components scaled (eq. 5)."""
+        """Return the distribution that is painted on: p with its components scaled (eq. 5)."""
         if all(scale == 1 for scale in self.scales):
             return self._p
         return self._p.scale_components(torch.tensor(self.scales, device=self._p.loc.device))
 
     @property
     def conditional(self) -> LowRankNormal:
-        """The distribution given the strokes (eq. 7)."""
+        """Return the distribution given the strokes (eq. 7)."""
         return editing.condition(self.distribution, self.edits, self._shape)
 
     @property
     def sample(self) -> Tensor:
-        """The sample on the canvas, (S,): a sample of `conditional`."""
+        """Return the sample on the canvas (S,), a sample of `conditional`."""
         p = self.distribution
         drawn = p.rsample_from(self._own(self.omega), self._noise(1))
         return editing.condition_sample(p, drawn, self.edits, self._shape, self._noise(2))
 
     def image(self) -> Tensor:
+        """Return the mean or sample that the canvas shows (C, H, W)."""
         flat = self.conditional.mean if self.view == "mean" else self.sample
         return flat.unflatten(-1, self._shape)
 
 
 class Pad(_Surface):
-    """Walk between four samples of one distribution, with no decoder pass (§4.2, eq. 4 and 8).
+    """A pad to walk between four samples of one distribution without decoding (§4.2, eq. 4 and 8).
 
     `corners` (4, R) are the noises ω_p top left, top right, bottom left and bottom right.
     """
@@ -272,9 +274,10 @@ class Pad(_Surface):
 
     @property
     def noise_factor(self) -> Tensor:
-        """ω_p (R,) at the handle."""
+        """Return the noise ω_p (R,) at the handle."""
         corners = torch.tensor(self.corners, dtype=torch.float64)
         return self._own(bilinear_at(corners, self.x, self.y).tolist())
 
     def image(self) -> Tensor:
+        """Return the sample at the handle (C, H, W)."""
         return self._p.rsample_from(self.noise_factor, self._noise(1)).unflatten(-1, self._shape)
