@@ -4,7 +4,7 @@
 // The module serves notebooks (anywidget calls `render`) and pages without a server. The columns of
 // F are the principal components U diag(s) of the covariance factor, stored as (rank, values); `a`
 // scales them. Values are channel-major, and a pixel is row * width + column. All algebra is in
-// float64 except the arrays μ, F and D. sos/editing.py does the same in Python, and tests check
+// float64 except the arrays μ, F and D. sos/analysis/editing.py does the same in Python, and tests check
 // that the two agree.
 
 // ------------------------------------------------------------------------------- arrays and noise

@@ -1,0 +1,279 @@
+"""The parts of figures: rows of pictures, contact sheets, heat maps, letters and line labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from torch import Tensor
+from torch.nn import functional as F
+
+from sos.figures.style import FILE_DPI, WIDTH, styled
+
+GAP = 0.03  # between pictures, as a share of a picture's width
+MARK = "#D55E00"  # reference pixels, edits and frames
+
+
+@dataclass
+class Row:
+    """One row of pictures with its label, as `row` makes it."""
+
+    label: str
+    images: Tensor  # (N, C, H, W)
+    cmap: str | None = None
+    limits: tuple[float, float] | None = None
+    note: str | None = None
+    under: Sequence[str] = ()
+    cross: tuple[int, int] | None = None
+    circles: Sequence[Sequence[int]] = ()
+    bar: str | None = None
+
+
+def row(label: str, images: Tensor, cmap: str | None = None, **more) -> Row:
+    """Make a row of pictures (N, C, H, W) in [0, 1], or of maps through a colour map.
+
+    With a `cmap` channels are averaged and shown between `limits`, by default from zero (or
+    symmetric, for the diverging map RdBu_r) to `robust_limit`, with a colour bar that `bar` names.
+    `note` takes the place of the pictures, `under` are texts below them, `cross` (row, column) marks
+    a reference pixel in each, and `circles` are drawn around the pixel numbers of each picture.
+    """
+    made = Row(label, images.detach().cpu().float(), cmap, **more)
+    if cmap and made.limits is None:
+        top = robust_limit(made.images.mean(1))
+        made.limits = (-top if cmap == "RdBu_r" else 0.0, top)
+    return made
+
+
+def robust_limit(values: Tensor) -> float:
+    """Return the 99.5th percentile of |values|: a scale that single pixels do not set."""
+    return float(np.quantile(values.detach().abs().cpu().numpy(), 0.995))
+
+
+def enlarged(images: Tensor, inches: float) -> Tensor:
+    """Enlarge images (N, C, H, W) smoothly, by a whole number, until files show every pixel."""
+    times = round(FILE_DPI * inches / images.shape[-1])
+    if times < 2:
+        return images
+    return F.interpolate(images, scale_factor=times, mode="bicubic", align_corners=False)
+
+
+def tile(images: Tensor, columns: int, inches: float = 0.0) -> np.ndarray:
+    """Lay images (N, C, H, W) in [0, 1] out as one array (height, width, 3) with white gaps.
+
+    Each is `inches` wide in the figure, and enlarged for that.
+    """
+    images = enlarged(images.detach().cpu().float(), inches).clamp(0, 1).expand(-1, 3, -1, -1)
+    height, width = images.shape[-2:]
+    gap, rows = max(1, round(GAP * width)), -(-len(images) // columns)
+    canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
+    for k, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        top, left = (k // columns) * (height + gap), (k % columns) * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def show_tiles(ax: Axes, images: Tensor, columns: int, inches: float) -> None:
+    """Show images in axes whose unit is the width of one picture with its gap."""
+    canvas = tile(images, columns, inches)
+    tall = canvas.shape[0] / canvas.shape[1] * (columns - GAP / (1 + GAP))
+    extent = (0, columns - GAP / (1 + GAP), tall, 0)
+    ax.imshow(canvas, extent=extent, interpolation="nearest", aspect="auto")
+    bare(ax)
+
+
+def bare(ax: Axes) -> None:
+    """Take away ticks and frame."""
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
+
+
+def pictures(rows: Sequence[Row], titles: Sequence[str] = (), width: float = WIDTH) -> Figure:
+    """Draw rows of equally many pictures, under the titles of their columns."""
+    count = max(len(one.images) for one in rows)
+    lines = max(len(line) for one in rows for line in one.label.split("\n"))
+    left = 0.1 + 0.068 * lines
+    right = 0.62 if any(one.cmap and one.note is None for one in rows) else 0.02
+    side = (width - left - right) / count
+    heights = [_row_height(one, side) for one in rows]
+    top = 0.2 * max((title.count("\n") + 1 for title in titles), default=0)
+    total = top + sum(heights)
+    with styled():
+        figure = plt.figure(figsize=(width, total))
+        down = top
+        for one, height in zip(rows, heights, strict=True):
+            place = (left, total - down - height, side * count, height)
+            _draw_row(figure, one, place, side)
+            down += height
+        for column, title in enumerate(titles):
+            x = (left + side * (column + 0.5)) / width
+            figure.text(x, 1 - top / total + 0.01, title, ha="center", va="bottom", fontsize=8.5)
+    return figure
+
+
+def _row_height(one: Row, side: float) -> float:
+    if one.note is not None:
+        return 0.3
+    height, width = one.images.shape[-2:]
+    return side / (1 + GAP) * height / width + GAP * side + (0.18 if one.under else 0.0)
+
+
+def _draw_row(figure: Figure, one: Row, place: tuple, side: float) -> None:
+    """Draw one row at (left, bottom, width, height) in inches; pictures have the width `side`."""
+    across, tall = figure.get_size_inches()
+    under = 0.18 if one.under else 0.0
+    left, bottom, wide, high = place
+    high -= GAP * side + under if one.note is None else 0
+    bottom += under
+    box = (left / across, bottom / tall, wide / across, high / tall)
+    ax = figure.add_axes(box)
+    bare(ax)
+    ax.set_ylabel(one.label, rotation=0, ha="right", va="center", labelpad=5)
+    if one.note is not None:
+        ax.text(0.5, 0.5, one.note, transform=ax.transAxes, ha="center", va="center")
+        return
+    images = one.images
+    if one.cmap:
+        scale = plt.Normalize(*one.limits)
+        values = enlarged(images.mean(1, keepdim=True), side)[:, 0]
+        colours = matplotlib.colormaps[one.cmap](scale(values.numpy()))[..., :3]
+        images = torch.from_numpy(colours).permute(0, 3, 1, 2)
+        bar_box = (
+            (left + wide + 0.05) / across,
+            box[1] + 0.05 * box[3],
+            0.07 / across,
+            0.9 * box[3],
+        )
+        _draw_bar(figure, bar_box, one)
+    show_tiles(ax, images, len(images), 0.0 if one.cmap else side)
+    ax.set_xlim(0, wide / side)
+    _draw_marks(ax, one)
+
+
+def _draw_bar(figure: Figure, box: tuple, one: Row) -> None:
+    """Draw a colour bar that names the ends of its scale."""
+    mappable = plt.cm.ScalarMappable(plt.Normalize(*one.limits), one.cmap)
+    ends = sorted({*one.limits, 0.0})
+    bar = figure.colorbar(mappable, cax=figure.add_axes(box), ticks=ends, label=one.bar)
+    bar.ax.set_yticklabels([f"{end:.2g}".replace("-", "−") for end in ends])
+    bar.ax.tick_params(length=2, pad=2)
+    bar.outline.set_visible(False)
+    labels = bar.ax.get_yticklabels()
+    labels[0].set_va("bottom")
+    labels[-1].set_va("top")
+
+
+def _draw_marks(ax: Axes, one: Row) -> None:
+    """Draw the crosses, circles and texts of a row."""
+    height, width = one.images.shape[-2:]
+    unit = 1 / (1 + GAP) / width  # of a pixel
+    for column in range(len(one.images)):
+        if one.cross is not None:
+            x, y = column + (one.cross[1] + 0.5) * unit, (one.cross[0] + 0.5) * unit
+            ax.plot(x, y, "+", color="black", ms=6, mew=1.2, path_effects=_halo("white"))
+        if column < len(one.circles) and len(one.circles[column]):
+            i, j = np.divmod(np.asarray(one.circles[column]), width)
+            radius = (np.hypot(np.ptp(i) + 1, np.ptp(j) + 1) / 2 + 0.04 * height) * unit
+            x, y = column + (j.mean() + 0.5) * unit, (i.mean() + 0.5) * unit
+            circle = plt.Circle((x, y), radius, fill=False, ec=MARK, lw=1.4, clip_on=False)
+            ax.add_patch(circle)
+        if column < len(one.under):
+            x, y = column + 0.5 / (1 + GAP), (height + 1) * unit
+            ax.text(x, y, one.under[column], ha="center", va="top", fontsize=8, clip_on=False)
+
+
+def _halo(colour: str) -> list:
+    return [withStroke(linewidth=2.5, foreground=colour)]
+
+
+def sheets(
+    panels: dict[str, Tensor], columns: int, frame: Sequence[int] = (), width: float = WIDTH
+) -> Figure:
+    """Draw contact sheets side by side, {title: images (N, C, H, W)}; those of `frame` are framed.
+
+    Several get panel letters.
+    """
+    space, apart = width / len(panels), 0.12
+    side = (space - apart * (len(panels) > 1)) / columns
+    first = next(iter(panels.values()))
+    tall = -(-len(first) // columns) * side / (1 + GAP) * (first.shape[2] / first.shape[3] + GAP)
+    top = 0.25 if any(panels) else 0.0
+    letters = iter("abcdefgh")
+    with styled():
+        figure = plt.figure(figsize=(width, tall + top))
+        for k, (title, images) in enumerate(panels.items()):
+            box = (k * space / width, 0, side * columns / width, tall / (tall + top))
+            ax = figure.add_axes(box)
+            show_tiles(ax, images, columns, side)
+            letter = f"$\\bf{{{next(letters)}}}$  " if len(panels) > 1 else ""
+            ax.set_title(letter + title, loc="left" if letter else "center")
+            for number in frame:
+                frame_picture(ax, *divmod(number, columns), images.shape[2] / images.shape[3])
+    return figure
+
+
+def frame_picture(ax: Axes, row: int, column: int, ratio: float) -> None:
+    """Frame one picture of `show_tiles`; ratio is height over width."""
+    width = 1 / (1 + GAP)
+    corner = column, row * (width * ratio + GAP * width)
+    ax.add_patch(
+        plt.Rectangle(corner, width, width * ratio, fill=False, ec=MARK, lw=1.5, clip_on=False)
+    )
+
+
+def heat_map(
+    ax: Axes, table: Tensor, rows: Sequence[str], columns: Sequence[str], **look
+) -> matplotlib.image.AxesImage:
+    """Draw a table of numbers (rows, columns) as a heat map with its numbers; NaN stays empty."""
+    values = np.asarray(table, dtype=float)
+    shown = ax.imshow(values, aspect="auto", **look)
+    dark = shown.cmap(shown.norm(np.nan_to_num(values)))[..., :3] @ [0.299, 0.587, 0.114] < 0.5
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            colour = "white" if dark[i, j] else "black"
+            text = f"{value:.0f}".replace("-0", "0").replace("-", "−")
+            ax.text(j, i, text, ha="center", va="center", fontsize=7.5, color=colour)
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return shown
+
+
+def letter(axes: Sequence[Axes]) -> None:
+    """Put panel letters a, b, c ... at the upper left corners of axes."""
+    for name, ax in zip("abcdefghij", axes, strict=False):
+        ax.set_title(name, loc="left", fontweight="bold")
+
+
+def label_lines(ax: Axes, lines: dict[str, float] | None = None, apart: float = 9.5) -> None:
+    """Write the labels of the lines beside their right ends, at least `apart` points apart.
+
+    `lines` {label: y} may say where the ends are, in data; by default they are the last values.
+    """
+    figure = ax.figure
+    figure.draw_without_rendering()
+    ends = []
+    for line in ax.get_lines():
+        name = line.get_label()
+        if name.startswith("_"):
+            continue
+        y = np.asarray(line.get_ydata(), dtype=float)
+        y = y[np.isfinite(y)][-1] if lines is None else lines[name]
+        low, high = sorted(ax.get_ylim())
+        at = ax.transData.transform((ax.get_xlim()[1], min(max(y, low), high)))[1]
+        ends.append([at * 72 / figure.dpi, name, line.get_color()])
+    ends.sort(key=lambda end: end[0])
+    for below, above in zip(ends, ends[1:], strict=False):
+        above[0] = max(above[0], below[0] + apart)
+    bottom = ax.transAxes.transform((1, 0))[1] * 72 / figure.dpi
+    high = ax.transAxes.transform((1, 1))[1] * 72 / figure.dpi
+    shift = max(0.0, ends[-1][0] - high) if ends else 0.0
+    for at, name, colour in ends:
+        spot = {"xy": (1, 0), "xycoords": "axes fraction", "textcoords": "offset points"}
+        y = at - shift - bottom
+        ax.annotate(name, xytext=(5, y), va="center", color=colour, fontsize=8, **spot)

@@ -1,0 +1,77 @@
+"""Numbers as files: what each notebook measured, and on what."""
+
+import json
+import math
+import platform
+from importlib.metadata import version
+
+from sos.system import paths
+
+UNITS = {"kl": "nats", "entropy": "nats", "nll": "nats", "variance": "squared intensity"}
+
+
+class Results:
+    """Collect the numbers of one notebook, {name: {value, unit}}, with what they were computed on."""
+
+    def __init__(self, notebook: str, profile: str, machine: dict):
+        self.file = paths.FIGURES / profile / "results" / f"{notebook}.json"
+        self.content = {"notebook": notebook, "profile": profile, **machine, "numbers": {}}
+
+    def add(self, name: str, value: float, unit: str) -> float:
+        """Record a number and return it. Raises ValueError for one that is not finite."""
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}; only finite numbers are results")
+        self.content["numbers"][name] = {"value": float(f"{value:.6g}"), "unit": unit}
+        return value
+
+    def add_all(self, groups: dict[str, dict[str, float]], unit: str = "1") -> None:
+        """Record {group: {name: value}} as <group>.<name>."""
+        for group, numbers in groups.items():
+            for name, value in numbers.items():
+                self.add(f"{group}.{name}", value, unit)
+
+    def add_evaluations(self, measured: dict[str, dict[str, float]]) -> None:
+        """Record all numbers of evaluations, {model: {measurement: value}}, with their units."""
+        for name, numbers in measured.items():
+            for key, value in numbers.items():
+                self.add(f"{name}.{key}", value, _unit(key))
+
+    def write(self) -> None:
+        """Write figures/<profile>/results/<notebook>.json."""
+        text = json.dumps(self.content, indent=1, ensure_ascii=False)
+        paths.write_text(self.file, text + "\n")
+
+
+def _unit(name: str) -> str:
+    known = (u for word, u in UNITS.items() if word in name)
+    return next(known, "images" if name.endswith("images") else "1")
+
+
+def load_results(notebook: str, profile: str) -> dict:
+    """Return the content of a notebook's results file; without numbers where it was not run."""
+    try:
+        file = paths.FIGURES / profile / "results" / f"{notebook}.json"
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {"numbers": {}}
+
+
+def load_numbers(notebook: str, profile: str) -> dict[str, float]:
+    """Return {name: value} of a notebook's results file; empty where it was not run."""
+    numbers = load_results(notebook, profile)["numbers"]
+    return {name: entry["value"] for name, entry in numbers.items()}
+
+
+def benchmark(name: str) -> dict:
+    """Return benchmarks/<name>.json; empty where that was not run or does not travel along."""
+    try:
+        return json.loads((paths.ROOT / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+
+
+def environment() -> list[dict]:
+    """Return rows with the versions of what the numbers depend on."""
+    names = ("torch", "torchvision", "numpy", "scipy", "matplotlib", "papermill", "jupyterlab")
+    found = {"python": platform.python_version()} | {name: version(name) for name in names}
+    return [{"package": name, "version": number} for name, number in found.items()]

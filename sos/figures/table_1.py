@@ -1,0 +1,65 @@
+"""Table 1 of the paper beside the distances measured here (notebooks 01 and 02)."""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+from sos.figures.labels import KIND, LABELS, PAPER_DATA, PAPER_TABLE_1
+from sos.figures.results import load_numbers, load_results
+from sos.figures.tables import NOT_RUN, number
+
+
+def has_counterpart(notebook: str, profile: str, data: str) -> bool:
+    """Tell whether the paper's numbers may stand beside a data set: not beside one's own images."""
+    read = load_results(notebook, profile).get("images", {})
+    return "folder" not in {kind for name, kind in read.items() if name.split("-")[0] == data}
+
+
+def distance_rows(notebook: str, profile: str, data: str, kinds: Sequence[str]) -> list[dict]:
+    """Return rows of Table 1 for the models of one data set, out of a results file."""
+    numbers, rows = load_numbers(notebook, profile), []
+    known = has_counterpart(notebook, profile, data)
+    for kind in kinds:
+        for what in ("means", "samples"):
+            paper = PAPER_TABLE_1.get((PAPER_DATA[data], KIND[kind], what))
+            published = PAPER_DATA[data] if paper else "not in the paper"
+            rows.append(
+                {
+                    "data": LABELS[data],
+                    "model": KIND[kind],
+                    "images": what,
+                    "distance here": number(numbers.get(f"{data}-{kind}.distance_{what}"), 3),
+                    "floor": number(numbers.get(f"{data}-{kind}.distance_floor"), 2),
+                    "paper's data": published if known else "none of these images",
+                    "paper's FID": f"{paper:g}" if paper and known else "–",
+                }
+            )
+    return rows
+
+
+def ordering_rows(notebook: str, profile: str, data: Sequence[str]) -> list[dict]:
+    """Compare every pair of rows of Table 1 on one data set: the paper's order, and whether it holds.
+
+    Data sets without a counterpart in the paper are left out.
+    """
+    rows = []
+    for name in (one for one in data if has_counterpart(notebook, profile, one)):
+        published = {
+            (kind, what): PAPER_TABLE_1[PAPER_DATA[name], label, what]
+            for kind, label in KIND.items()
+            for what in ("means", "samples")
+            if (PAPER_DATA[name], label, what) in PAPER_TABLE_1
+        }
+        numbers = load_numbers(notebook, profile)
+        for pair in combinations(sorted(published, key=published.get), 2):
+            here = [numbers.get(f"{name}-{kind}.distance_{what}") for kind, what in pair]
+            holds = NOT_RUN if None in here else "yes" if here[0] < here[1] else "**no**"
+            rows.append(
+                {
+                    "data": LABELS[name],
+                    "the paper finds": " < ".join(f"{KIND[k]} {what}" for k, what in pair),
+                    "paper": " < ".join(f"{published[one]:.0f}" for one in pair),
+                    "here": " vs ".join(number(distance) or NOT_RUN for distance in here),
+                    "holds here": holds,
+                }
+            )
+    return rows
