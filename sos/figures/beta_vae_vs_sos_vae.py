@@ -71,15 +71,15 @@ def coherence(curves: dict[str, dict[str, Tensor]], shares: dict[str, dict[str, 
         for ax, (data, lines) in zip(axes, curves.items(), strict=False):
             for name, curve in lines.items():
                 label = "test images, x − μ" if name == "data" else f"{name}, y − μ"
-                (line,) = ax.plot(curve, **LINES[name])
-                end = len(curve) - 1, float(curve[-1]) + 0.03
-                ax.text(*end, label, ha="right", fontsize=7.5, color=line.get_color())
+                ax.plot(curve, **LINES[name], label=label)
             ax.axhline(0, color=BLACK, lw=0.6)
             low = min(0.0, *(float(curve.min()) for curve in lines.values()))
             ax.set(xlabel=f"distance (pixels), {data}", ylim=(low - 0.05, 1.03))
         axes[0].set_ylabel("correlation of residuals")
         _stacked_shares(axes[-1], shares)
         letter(axes)
+        handles = [*axes[0].get_lines()[: len(next(iter(curves.values())))], *axes[-1].containers]
+        figure.legend(handles=handles, loc="outside upper center", ncols=5, columnspacing=1.2)
     return figure
 
 
@@ -88,9 +88,9 @@ def _stacked_shares(ax: Axes, shares: dict[str, dict[str, float]]) -> None:
     labels = [f"{data}\n{name}" for data, models in shares.items() for name in models]
     values = np.array([value for models in shares.values() for value in models.values()])
     places = np.arange(len(values))[::-1]
-    ax.barh(places, values, color=ORANGE, height=0.7)
-    ax.barh(places, 1 - values, left=values, color=SKY, height=0.7)
+    ax.barh(places, values, color=ORANGE, height=0.7, label="observation space")
+    ax.barh(places, 1 - values, left=values, color=SKY, height=0.7, label="latent space")
     for place, value in zip(places, values, strict=True):
         ax.text(0.02, place, f"{100 * value:.0f} %", va="center", fontsize=8)
     ax.set_yticks(places, labels, fontsize=8)
-    ax.set(xlabel="share of Var[y]: observation space\n(orange), latent space (blue)", xlim=(0, 1))
+    ax.set(xlabel="share of Var[y]", xlim=(0, 1))
