@@ -15,6 +15,7 @@ from PIL import Image
 
 from sos import datasets
 from sos.config import Data
+from sos.datasets import cache as disk
 from sos.datasets import faces, files, folder
 from sos.system import paths
 
@@ -41,8 +42,8 @@ class Simulator(SimpleNamespace):
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets, "cpu_count", lambda: 1)  # in this process
-    monkeypatch.setattr(datasets, "tqdm", partial(datasets.tqdm, disable=True))
+    monkeypatch.setattr(disk, "cpu_count", lambda: 1)  # in this process
+    monkeypatch.setattr(disk, "tqdm", partial(disk.tqdm, disable=True))
     folder.survey.cache_clear()  # temporary folders of the same name are not the same
     return tmp_path / "cache"
 
@@ -96,7 +97,7 @@ def test_gray_images_made_from_colour_are_those_made_from_nothing(tmp_path, monk
     rendered = datasets.load_split(data(train=3, channels=1), "train")
     monkeypatch.setattr(paths, "CACHE", tmp_path / "another")
     datasets.load_split(data(train=3), "train")
-    monkeypatch.setattr(datasets, "build", None)  # nothing is rendered any more
+    monkeypatch.setattr(disk, "build", None)  # nothing is rendered any more
     derived = datasets.load_split(data(train=3, channels=1), "train")
     np.testing.assert_array_equal(derived.images, rendered.images)
     np.testing.assert_array_equal(derived.factors, rendered.factors)
@@ -189,7 +190,7 @@ def test_a_record_of_another_shape_is_damage(simulated, meta):
 
 
 def test_an_interrupted_build_goes_on_from_its_blocks(simulated, monkeypatch):
-    monkeypatch.setattr(datasets, "BLOCK", 2)
+    monkeypatch.setattr(disk, "BLOCK", 2)
     simulated.broken = {5}
     with pytest.raises(RuntimeError, match="picture 5 fails"):
         datasets.load_split(data(), "train")
@@ -203,7 +204,7 @@ def test_an_interrupted_build_goes_on_from_its_blocks(simulated, monkeypatch):
 
 def test_two_that_draw_the_same_split_at_once_both_get_it(simulated, monkeypatch):
     """The second begins while the first is in its second block, and finishes before it."""
-    monkeypatch.setattr(datasets, "BLOCK", 2)
+    monkeypatch.setattr(disk, "BLOCK", 2)
     expected = datasets.load_split(data(), "train").images.copy()
     monkeypatch.setattr(paths, "CACHE", paths.CACHE / "other")
     draw, second = Simulator.render, []
@@ -224,7 +225,7 @@ def test_a_full_disk_is_reported(simulated, monkeypatch):
     def write(target, parts, count):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(datasets, "write", write)
+    monkeypatch.setattr(disk, "write", write)
     with pytest.raises(OSError, match="no space"):
         datasets.load_split(data(), "train")
 
@@ -232,8 +233,8 @@ def test_a_full_disk_is_reported(simulated, monkeypatch):
 def test_several_processes_draw_the_same(monkeypatch):
     alone = datasets.load_split(data(), "train").images.copy()
     monkeypatch.setattr(paths, "CACHE", paths.CACHE / "other")
-    monkeypatch.setattr(datasets, "cpu_count", lambda: 2)
-    monkeypatch.setattr(datasets, "BLOCK", 2)
+    monkeypatch.setattr(disk, "cpu_count", lambda: 2)
+    monkeypatch.setattr(disk, "BLOCK", 2)
     np.testing.assert_array_equal(datasets.load_split(data(), "train").images, alone)
 
 
@@ -486,7 +487,7 @@ def test_pictures_that_change_while_they_are_read_are_not_kept(album, monkeypatc
         original(*args)
         rewrite(file)
 
-    monkeypatch.setattr(datasets, "build", build)
+    monkeypatch.setattr(disk, "build", build)
     with pytest.raises(ValueError, match="changed while they were read: run again"):
         datasets.load_split(own(album), "train")
     assert not any((paths.CACHE / "images").glob("folder-*train*"))

@@ -13,6 +13,7 @@ import torch
 
 from sos import datasets, models
 from sos.config import Data, Evaluation, Experiment, Network, Objective, Training
+from sos.datasets import cache
 from sos.run import prepare
 from sos.system import devices, paths
 from sos.training import loop, store, watch
@@ -51,8 +52,8 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setattr(paths, "RELEASED", tmp_path / "released")
     monkeypatch.setattr(store, "CACHE", tmp_path / "cache" / "models")
     monkeypatch.setitem(datasets.SIMULATORS, "faces", simulator())
-    monkeypatch.setattr(datasets, "cpu_count", lambda: 1)
-    monkeypatch.setattr(datasets, "tqdm", partial(datasets.tqdm, disable=True))
+    monkeypatch.setattr(cache, "cpu_count", lambda: 1)
+    monkeypatch.setattr(cache, "tqdm", partial(cache.tqdm, disable=True))
     monkeypatch.setattr(devices, "device", lambda: torch.device("cpu"))
     monkeypatch.setattr(devices, "has_fast_bfloat16", lambda device: False)
     monkeypatch.setattr(watch, "LOG_EVERY", 2)

@@ -330,3 +330,29 @@ def test_a_model_in_double_precision_agrees(network):
     assert double.nll_nats.item() == pytest.approx(single.nll_nats.item(), rel=1e-5)
     double.nll_nats.backward()
     assert vae.decode(vae.prior(2)).sample().dtype == torch.float64
+
+
+def test_the_closed_form_keeps_digits_that_rounded_gradients_lose():
+    """Why the span gain of a low rank is not `_SpanGradient`: ε is too small for float32."""
+    torch.manual_seed(0)
+    epsilon, gain = 1e-5, 0.05
+    loc, factor = torch.zeros(4, 600, dtype=torch.float64), 0.3 * torch.randn(4, 5, 600).double().mT
+    value = 0.08 * torch.randn(4, 600, dtype=torch.float64)
+
+    def inside(dtype, separate):
+        """The part of the gradient of μ in the span of P, in coordinates of P."""
+        mu, p = loc.to(dtype).requires_grad_(), factor.to(dtype)
+        seen, rows = (mu, p)
+        if separate:
+            seen, rows = _SpanGradient.apply(mu, p, gain / epsilon)
+        q = LowRankNormal(seen, rows, epsilon)
+        log_prob, _ = q.log_prob_and_rank_entropy(value.to(dtype), 0.0 if separate else gain)
+        (grad,) = torch.autograd.grad(log_prob.sum(), mu)
+        return (factor.mT @ grad.double()[..., None])[..., 0]
+
+    exact = inside(torch.float64, separate=False)
+    errors = [
+        ((inside(*how) - exact).norm() / exact.norm()).item()
+        for how in ((torch.float64, True), (torch.float32, False), (torch.float32, True))
+    ]
+    assert errors[0] < 1e-6 and errors[1] < 1e-5 and errors[2] > 1e-2

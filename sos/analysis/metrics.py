@@ -54,7 +54,7 @@ def _check_images(images: Tensor, argument: str, *, floating: bool) -> None:
 def quantise(images: Tensor) -> Tensor:
     """Clamp [0, 1] images to 8 bits, floor(255 y + 1/2), exactly as torchvision's save_image does.
 
-    Float (N, C, H, W) -> uint8 of the same shape. Raises TypeError, ValueError (NaN or infinity).
+    Float (N, C, H, W) → uint8 of the same shape. Raises TypeError, ValueError (NaN or infinity).
     """
     _check_images(images, "images", floating=True)
     return images.detach().mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
@@ -126,7 +126,7 @@ class FeatureStatistics:
         return self.scatter / (self.count - 1)
 
     def save(self, path: str | Path) -> None:
-        """Write an .npz (mu, sigma, count) that pytorch-fid's command line can also read.
+        """Write an .npz (μ, sigma, count) that pytorch-fid's command line can also read.
 
         The file appears whole or not at all.
         """
@@ -136,7 +136,7 @@ class FeatureStatistics:
 
     @classmethod
     def load(cls, path: str | Path) -> "FeatureStatistics":
-        """Read a file that `save` wrote. Raises ValueError if mu, sigma or count is missing."""
+        """Read a file that `save` wrote. Raises ValueError if μ, sigma or count is missing."""
         with np.load(path) as file:
             if missing := {"mu", "sigma", "count"} - set(file):
                 raise ValueError(f"path: {path} lacks {sorted(missing)}; write it with save()")
@@ -329,7 +329,7 @@ def _pair_moments(images: Tensor, distance: int) -> Tensor:
 def correlation_by_distance(residuals: Tensor, max_distance: int) -> Tensor:
     """Compute the Pearson correlation of pixels d = 0..max_distance apart along rows and columns.
 
-    Residuals y - μ, float (N, C, H, W) -> float64 (max_distance + 1,). Pairs are of one channel,
+    Residuals y - μ, float (N, C, H, W) → float64 (max_distance + 1,). Pairs are of one channel,
     and those of all channels, all images and both axes are pooled. Raises ValueError for constant
     residuals and for a distance outside 1..min(H, W) - 1.
     """
@@ -362,7 +362,7 @@ def neighbour_correlation(residuals: Tensor) -> float:
 def radial_power_spectrum(residuals: Tensor) -> tuple[Tensor, Tensor]:
     """Average |FFT2(y - μ)|² / (H W) over rings, images and channels; unit white noise gives 1.
 
-    Float (N, C, H, W) -> (frequency in cycles/pixel 0..1/2, power in residual variance), float64.
+    Float (N, C, H, W) → (frequency in cycles/pixel 0..1/2, power in residual variance), float64.
     Rings are 1/min(H, W) wide; the corners beyond 1/2 are left out.
     """
     _check_images(residuals, "residuals", floating=True)

@@ -1,4 +1,4 @@
-"""The observation distribution of the paper: y ~ N(mu, P P^T + D) over whole images (section 3.3).
+"""The observation distribution of the paper: y ~ N(μ, PPᵀ + D) over whole images (§3.3).
 
 One alphabet for shapes: `batch`, `S` pixels (channels x height x width, channel-major), `R` rank,
 `n` values per factor. Inside, factors are R-major, (items, R, S): a component is one contiguous
@@ -6,8 +6,8 @@ image. Densities, entropies and divergences are in nats and always float64: at t
 are near 5e5, where float32 resolves only 0.03.
 
 Numerics. Whatever meets the inverse of D runs in float64, over blocks of pixels that fit the cache,
-so nothing as large as P is stored and no float32 rounding is ever divided by epsilon. Gradients
-need that as much as values do: P^T D^-1 e = alpha is a sum whose terms are lambda / epsilon times
+so nothing as large as P is stored and no float32 rounding is ever divided by ε. Gradients
+need that as much as values do: PᵀD⁻¹ e = alpha is a sum whose terms are λ / ε times
 larger than itself, of which float32 would keep no digit.
 """
 
@@ -37,7 +37,7 @@ __all__ = ["LowRankNormal", "PrincipalComponents", "TrainingTerms"]
 
 LOG_2PI = math.log(2 * math.pi)
 EPS = torch.finfo(torch.float64).eps
-REFERENCE = 1e-5  # the paper's epsilon, beside which the entropy of a learnt D counts
+REFERENCE = 1e-5  # the paper's ε, beside which the entropy of a learnt D counts
 CPU_BUDGET = 2**19  # float64 numbers per block: two of 4 MB stay in the L3 cache
 GPU_BUDGET = 2**26  # few large blocks: what counts is the number of launches
 CHUNK = 1024  # pixels per chunk: one Gram matrix of all would keep few cores busy
@@ -45,25 +45,25 @@ PADDING = 8  # keeps the rows of a block from falling on the same cache sets
 
 
 class TrainingTerms(NamedTuple):
-    """What training needs of p(y|z) at given values y (eq. 3): every distribution here gives them.
+    """Hold what training needs of p(y|z) at given values y (eq. 3); every distribution gives it.
 
-    `span_gain` kappa: the gradients of mu and P are multiplied by I + (kappa / epsilon) P P^T,
-    for D = epsilon I. With epsilon = 1e-5 the plain gradient is e / epsilon outside the span of P
-    but only about r / lambda inside it, a million times less, so that Adam never learns the mean,
+    `span_gain` κ: the gradients of μ and P are multiplied by I + (κ/ε)PPᵀ,
+    for D = εI. With ε = 1e-5 the plain gradient is e / ε outside the span of P
+    but only about r / λ inside it, a million times less, so that Adam never learns the mean,
     nor the size of the components, inside the span. The matrix is symmetric positive definite:
-    stationary points stay where they are. kappa = 1 makes it Sigma / epsilon, which gives the
-    natural gradient of mu up to a factor.
+    stationary points stay where they are. κ = 1 makes it Σ / ε, which gives the
+    natural gradient of μ up to a factor.
     """
 
     log_prob: Tensor  # log p(y|z), nats, float64 (*sample, *batch)
     # The part of H(y|z) that training can move, nats, float64 (*batch): of a low rank that of P and
-    # of a learnt D, H - H[N(mu, 1e-5 I)], zero where there is no P; of a sparse precision all of it
+    # of a learnt D, H - H[N(μ, 1e-5 I)], zero where there is no P; of a sparse precision all of it
     entropy: Tensor
-    variance: Tensor | None  # mean of diag(Sigma), for the record; None where it takes long
+    variance: Tensor | None  # mean of diag(Σ), for the record; None where it takes long
 
 
 class PrincipalComponents(NamedTuple):
-    """Thin singular value decomposition P = U diag(s) V^T, s descending (eq. 5)."""
+    """Hold the thin singular value decomposition P = U diag(s) Vᵀ, s descending (eq. 5)."""
 
     directions: Tensor  # U (..., S, R): unit images, zero where s is zero
     scales: Tensor  # s (..., R): standard deviation along each direction
@@ -71,14 +71,14 @@ class PrincipalComponents(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Where a block lies: some items, and some of their pixels, a whole number of chunks."""
+    """Say where a block lies: some items, and some of their pixels, a whole number of chunks."""
 
     items: slice
     pixels: slice
     width: int  # of a chunk
 
     def view(self, x: Tensor) -> Tensor:
-        """The block's view of x: (items, rows, S) -> (depth, rows, length)."""
+        """Return the block's view of x: (items, rows, S) → (depth, rows, length)."""
         return x[self.items, :, self.pixels]
 
 
@@ -122,7 +122,7 @@ def _float64_blocks(
 
 
 def _grams(value, loc, factor, diag) -> tuple[Tensor, Tensor, Tensor]:
-    """P^T D^-1 P (items, R, R), r D^-1 P (items, n, R) and r D^-1 r (items, n), in float64."""
+    """PᵀD⁻¹P (items, R, R), r D⁻¹P (items, n, R) and r D⁻¹ r (items, n), in float64."""
     (items, rank, _), n = factor.shape, value.shape[1]
     products = factor.new_zeros(items, rank + n, rank, dtype=torch.float64)
     squares = factor.new_zeros(items, n, dtype=torch.float64)
@@ -148,7 +148,7 @@ def _identity_like(matrix: Tensor) -> Tensor:
 
 
 def _inverse_root(capacitance: Tensor) -> tuple[Tensor, Tensor]:
-    """T with T T^T = K^-1 and log|K| / 2 of K = I + P^T D^-1 P: (items, R, R), (items,).
+    """T with TTᵀ = K⁻¹ and log|K| / 2 of K = I + PᵀD⁻¹P: (items, R, R), (items,).
 
     Cholesky without jitter. Where it breaks down (columns of P alike to 1 part in 1e16 and 1e16
     times D), K is scaled to a unit diagonal and those of its eigenvalues that lie below R x 1e-16,
@@ -183,7 +183,7 @@ def _to_residual(block: Tensor, alpha: Tensor) -> Tensor:
 
 
 def _residual_squares(value, loc, factor, diag, alpha) -> Tensor:
-    """e D^-1 e from e = r - alpha P itself, for r so large that its Grams cancel: (items, n)."""
+    """e D⁻¹ e from e = r - alpha P itself, for r so large that its Grams cancel: (items, n)."""
     squares = torch.zeros_like(alpha[..., 0])
     for place, block, _ in _float64_blocks(factor, value, loc):
         residual = _to_residual(block, alpha[place.items])
@@ -203,7 +203,7 @@ _NAMESPACE = re.sub(r"\W", "_", __name__)
 def _ridge_and_rank(
     value: Tensor, loc: Tensor, factor: Tensor, diag: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Distances M (items, n), rank entropies H (items,), and what their gradients need: K^-1/2, a.
+    """Distances M (items, n), rank entropies H (items,), and what their gradients need: K⁻½, a.
 
     value, loc (items, n, S); factor (items, R, S); diag (items, 1, 1) or (items, 1, S).
     """
@@ -228,72 +228,78 @@ def _(value, loc, factor, diag):
 
 @_operator(f"{_NAMESPACE}::ridge_and_rank_gradients")
 def _gradients(
-    grad_distance: Tensor,
-    grad_entropy: Tensor,
-    value: Tensor,
-    loc: Tensor,
-    factor: Tensor,
-    diag: Tensor,
-    root: Tensor,
-    alpha: Tensor,
-    gain: float,
-    needed: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grad_distance: Tensor, grad_entropy: Tensor, value: Tensor, loc: Tensor, factor: Tensor,
+    diag: Tensor, root: Tensor, alpha: Tensor, gain: float, needed: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of `_ridge_and_rank` in its arguments; those not `needed` are (items, 0)."""
     need_value, need_loc, need_factor, need_diag = needed
     isotropic, rank, n = diag.shape[-1] == 1, factor.shape[1], value.shape[1]
     need_residual = need_value or need_loc
     together = need_residual and n <= rank  # with more values M's lower right part is a waste
-    twice = 2 * grad_distance[..., None]  # g (items, n, 1)
-    half = grad_entropy[:, None, None] / 2  # h (items, 1, 1)
-    # [dP; dr] = D^-1 M [P; r], M = [[h K^-1 + a g a^T, -a g], [-g a^T, g]]
-    kept, pull = 1 - gain, twice * alpha
-    inner = kept * (root @ root.mT) + gain * _identity_like(root)
-    matrix = torch.cat([2 * half * inner + kept * alpha.mT @ pull, -pull.mT], -1)
-    if together:
-        lower = torch.cat([-kept * pull, torch.diag_embed(twice[..., 0])], -1)
-        matrix = torch.cat([matrix, lower], -2)
+    apart = need_residual and not together
+    matrix = _gradient_matrix(grad_distance, grad_entropy, root, alpha, gain, together)
+    twice = 2 * grad_distance[..., None]
     if isotropic:
         matrix, twice = matrix / diag, twice / diag
     # What grad_residual leaves of P a in r; D's gradient takes that away too.
-    left = gain if need_residual and not together else 0.0
+    left = gain if apart else 0.0
     part, rest = (1 - left) * alpha, left * alpha
-    grad_value, grad_loc, grad_factor, grad_diag = _empty_gradients(
+    grads = grad_value, grad_loc, grad_factor, grad_diag = _empty_gradients(
         value, loc, factor, diag, needed
     )
     grad_residual = grad_value if need_value else grad_loc
-    if need_diag:
-        grad_diag.zero_()
+    grad_diag.zero_()
     for place, block, scratch in _float64_blocks(factor, value, loc):
         at = place.items
-        if not isotropic:
-            inverse = place.view(diag).double().reciprocal()
+        inverse = None if isotropic else place.view(diag).double().reciprocal()
         if need_factor or together:
-            product = scratch[:, : matrix.shape[-2]]
-            torch.matmul(matrix[at], block, out=product)
+            product = torch.matmul(matrix[at], block, out=scratch[:, : matrix.shape[-2]])
             if not isotropic:
                 product *= inverse
         if need_factor:
             place.view(grad_factor).copy_(product[:, :rank])
         if together:
             place.view(grad_residual).copy_(product[:, rank:])
-        if need_diag or (need_residual and not together):
+        if need_diag or apart:
             residual = _to_residual(block, part[at])
-        if need_residual and not together:
+        if apart:
             scale = twice[at] if isotropic else twice[at] * inverse
             place.view(grad_residual).copy_(residual * scale)
         if need_diag:
             if left:
                 _to_residual(block, rest[at])
             leverage = (root[at].mT @ block[:, :rank]).square_().sum(-2, keepdim=True)
-            drop = grad_distance[at, None] @ residual.square() + half[at] * leverage
-            if isotropic:
-                grad_diag[at] -= drop.sum(-1, keepdim=True) / diag[at].double().square()
-            else:
-                place.view(grad_diag).copy_(-drop * inverse.square())
+            drop = grad_distance[at, None] @ residual.square()
+            drop = drop + grad_entropy[at, None, None] / 2 * leverage
+            _subtract_drop(grad_diag, drop, place, diag, inverse)
     if need_loc:
         torch.neg(grad_residual, out=grad_loc)
-    return grad_value, grad_loc, grad_factor, grad_diag
+    return grads
+
+
+def _gradient_matrix(grad_distance, grad_entropy, root, alpha, gain, together) -> Tensor:
+    """Return M of [dP; dr] = D⁻¹ M [P; r], M = [[2 h K⁻¹ + a g aᵀ, -a g], [-g aᵀ, g]].
+
+    g = 2 grad_distance, h = grad_entropy / 2. Without `together` the rows of dP alone.
+    """
+    twice = 2 * grad_distance[..., None]  # g (items, n, 1)
+    half = grad_entropy[:, None, None] / 2  # h (items, 1, 1)
+    kept, pull = 1 - gain, twice * alpha
+    inner = kept * (root @ root.mT) + gain * _identity_like(root)
+    matrix = torch.cat([2 * half * inner + kept * alpha.mT @ pull, -pull.mT], -1)
+    if together:
+        lower = torch.cat([-kept * pull, torch.diag_embed(twice[..., 0])], -1)
+        matrix = torch.cat([matrix, lower], -2)
+    return matrix
+
+
+def _subtract_drop(grad_diag, drop, place, diag, inverse) -> None:
+    """Add a block's part to the gradient of D, -drop / D²; `inverse` is D⁻¹ unless D = εI."""
+    if inverse is None:
+        at = place.items
+        grad_diag[at] -= drop.sum(-1, keepdim=True) / diag[at].double().square()
+    else:
+        place.view(grad_diag).copy_(-drop * inverse.square())
 
 
 @_gradients.register_fake
@@ -368,15 +374,16 @@ class _Gradients(torch.autograd.Function):
 
 
 class _RidgeAndRank(torch.autograd.Function):
-    """Mahalanobis distances M (items, n) and rank entropy H = log|I + P^T D^-1 P| / 2 (items,).
+    """Mahalanobis distances M (items, n) and rank entropy H = log|I + PᵀD⁻¹P| / 2 (items,).
 
-    With a = K^-1 P^T D^-1 r and e = r - P a (ridge regression), M = e^T D^-1 e + a^T a: positive
-    terms, stationary in a. dM/dr = 2 D^-1 e; dM/dP = -2 D^-1 e a^T; dM/dD = -(D^-1 e)^2;
-    dH/dP = D^-1 P K^-1; dH/dd_i = -p_i^T K^-1 p_i / 2 d_i^2. There is no double backward.
+    With a = K⁻¹ PᵀD⁻¹ r and e = r - P a (ridge regression), M = eᵀ D⁻¹ e + aᵀ a: positive
+    terms, stationary in a. dM/dr = 2 D⁻¹ e; dM/dP = -2 D⁻¹ e aᵀ; dM/dD = -(D⁻¹ e)²;
+    dH/dP = D⁻¹P K⁻¹; dH/dd_i = -p_iᵀ K⁻¹ p_i / 2 d_i². There is no double backward.
 
-    With a gain k, for D = epsilon I, the gradients of loc and factor are multiplied by
-    (1 - k) I + k Sigma / epsilon. P^T D^-1 e = a and P^T D^-1 P K^-1 = I - K^-1, so that it takes
-    no more work: e becomes r - (1 - k) P a, and K^-1 becomes (1 - k) K^-1 + k I.
+    With a span gain κ, for D = εI, the gradients of loc and factor are multiplied by
+    I + (κ/ε)PPᵀ = (1 - κ)I + κΣ/ε. As PᵀD⁻¹e = a and PᵀD⁻¹P K⁻¹ = I - K⁻¹, that takes no more work:
+    e becomes r - (1 - κ) P a, and K⁻¹ becomes (1 - κ) K⁻¹ + κI. Multiplying gradients that were
+    already rounded to float32 would not do: Pᵀ(e/ε) = a is a small difference of large terms.
     """
 
     generate_vmap_rule = True
@@ -401,7 +408,7 @@ class _RidgeAndRank(torch.autograd.Function):
 
 
 def _dense_distance_and_rank(value, loc, factor, diag) -> tuple[Tensor, Tensor]:
-    """What `_RidgeAndRank` computes, from the Cholesky factor of P P^T + D itself, in float64."""
+    """What `_RidgeAndRank` computes, from the Cholesky factor of PPᵀ + D itself, in float64."""
     rows, variance = factor.double(), diag.double().expand(len(factor), 1, factor.shape[-1])[:, 0]
     tril = torch.linalg.cholesky(rows.mT @ rows + torch.diag_embed(variance))
     residual = (value.double() - loc.double()).mT
@@ -411,7 +418,7 @@ def _dense_distance_and_rank(value, loc, factor, diag) -> tuple[Tensor, Tensor]:
 
 
 def _transform(factor: Tensor, matrix: Tensor) -> Tensor:
-    """P A in float64, rounded once: factor (items, R, S), matrix (items, R, R) -> (items, R, S)."""
+    """P A in float64, rounded once: factor (items, R, S), matrix (items, R, R) → (items, R, S)."""
     result = torch.empty_like(factor)
     for place, block, scratch in _float64_blocks(factor):
         torch.matmul(matrix[place.items].mT, block, out=scratch)
@@ -429,7 +436,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _combine(factor: Tensor, weights: Tensor) -> Tensor:
-    """P w without copies of P: (*own, S, R), (*sample, *own, R) -> (*sample, *own, S)."""
+    """P w without copies of P: (*own, S, R), (*sample, *own, R) → (*sample, *own, S)."""
     own, lead = factor.shape[:-2], weights.shape[:-1]
     samples = lead[: len(lead) - len(own)]
     if lead != samples + own:
@@ -568,7 +575,7 @@ def _check_shapes(loc: Tensor, cov_factor: Tensor, cov_diag: Tensor) -> torch.Si
 
 
 class LowRankNormal(Distribution):
-    """y ~ N(mu, P P^T + D), D = epsilon I or diag(d) (section 3.3).
+    """Model y ~ N(μ, PPᵀ + D), D = εI or diag(d) (§3.3).
 
     loc (..., S); cov_factor (..., S, R) of any strides, R = 0 and R >= S included; cov_diag a
     number, (), (..., 1) or (..., S). Batch shapes broadcast. Memory beyond the arguments: small
@@ -615,7 +622,7 @@ class LowRankNormal(Distribution):
         return new
 
     def expand(self, batch_shape, _instance=None) -> "LowRankNormal":
-        """The same distribution for a larger batch; nothing is copied."""
+        """Return the same distribution for a larger batch; nothing is copied."""
         batch_shape = _as_size(batch_shape)
         self._loc.new_empty(()).expand(self.batch_shape).expand(batch_shape)  # RuntimeError if not
         new = self._get_checked_instance(LowRankNormal, _instance)
@@ -626,7 +633,7 @@ class LowRankNormal(Distribution):
         return new
 
     def __getitem__(self, index) -> "LowRankNormal":
-        """The distributions at `index` of the batch, as views; p[0] of a batch (N,) is one."""
+        """Return the distributions at `index` of the batch, as views; p[0] of a batch (N,) is one."""
         batch, diag = self.batch_shape, self._diag
         parts = self.loc, self.cov_factor, diag.expand(batch + diag.shape[-1:])
         return self._derived(*_take(index, batch, *parts))
@@ -637,43 +644,43 @@ class LowRankNormal(Distribution):
 
     @property
     def rank(self) -> int:
-        """R."""
+        """Return R, the number of columns of P."""
         return self._factor.shape[-1]
 
     @property
     def loc(self) -> Tensor:
-        """mu (..., S)."""
+        """Return μ (..., S)."""
         return self._loc.expand(self._extended_shape())
 
     @property
     def mean(self) -> Tensor:
-        """mu (..., S)."""
+        """Return μ (..., S)."""
         return self.loc
 
     @property
     def mode(self) -> Tensor:
-        """mu (..., S)."""
+        """Return μ (..., S)."""
         return self.loc
 
     @property
     def cov_factor(self) -> Tensor:
-        """P (..., S, R)."""
+        """Return P (..., S, R)."""
         return self._factor.expand(self._extended_shape() + (self.rank,))
 
     @property
     def cov_diag(self) -> Tensor:
-        """The diagonal of D (..., S)."""
+        """Return the diagonal of D (..., S)."""
         return self._diag.to(self._loc.dtype).expand(self._extended_shape())
 
     @property
     def variance(self) -> Tensor:
-        """diag(P P^T + D): (..., S)."""
+        """Return diag(PPᵀ + D), (..., S)."""
         low_rank = torch.linalg.vector_norm(self._factor, dim=-1).square()
         return (low_rank + self._diag.to(self._loc.dtype)).expand(self._extended_shape())
 
     @property
     def covariance_matrix(self) -> Tensor:
-        """P P^T + D (..., S, S): for small S."""
+        """Return PPᵀ + D (..., S, S), for small S."""
         return _product(self.cov_factor, self.cov_factor.mT) + torch.diag_embed(self.cov_diag)
 
     def _own(self, x: Tensor, own: torch.Size) -> Tensor:
@@ -726,19 +733,14 @@ class LowRankNormal(Distribution):
     def log_prob_and_rank_entropy(
         self, value: Tensor, span_gain: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """log p(value) and log|I + P^T D^-1 P| / 2 from one pass over P (eq. 3).
+        """Compute log p(value) and the rank entropy ½ log|I + PᵀD⁻¹P| in one pass over P (eq. 3).
 
-        value (*sample, *batch, S) -> (*sample, *batch) and (*batch), nats, float64. Differentiable
+        value (*sample, *batch, S) → (*sample, *batch) and (*batch), nats, float64. Differentiable
         once, in value, loc, cov_factor and cov_diag, by reverse mode: backward(), torch.func.grad,
         vjp and jacrev, under vmap and torch.compile too, but not jvp. Raises ValueError for a wrong
         value, and where condition() has fixed pixels.
 
-        A `span_gain` k multiplies the gradients of loc and cov_factor by (1 - k) I + k Sigma /
-        epsilon, for training with D = epsilon I: with epsilon = 1e-5 the gradient is e / epsilon
-        outside the span of P, but only about r / lambda inside it, a million times less, so that
-        Adam never learns the mean, nor the size of the components, inside the span. The matrix is
-        symmetric positive definite: stationary points stay where they are. k = 1 gives the natural
-        gradient of loc.
+        `span_gain` is the κ of `TrainingTerms`, for D = εI.
         """
         value = _check_value(value, self._loc, self._validate_args)
         if span_gain < 0:
@@ -761,47 +763,47 @@ class LowRankNormal(Distribution):
 
     @torch.no_grad()
     def _mean_variance(self) -> Tensor:
-        """Return the mean of diag(P P^T + D) over pixels and batch, without a copy of P."""
+        """Return the mean of diag(PPᵀ + D) over pixels and batch, without a copy of P."""
         factor = self.cov_factor
         low_rank = torch.linalg.vector_norm(factor).square() / factor.shape[:-1].numel()
         return low_rank + self.cov_diag.mean()
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log N(value; mu, P P^T + D) in nats, float64: (*sample, *batch)."""
+        """Compute log N(value; μ, PPᵀ + D) in nats, float64, (*sample, *batch)."""
         return self.log_prob_and_rank_entropy(value)[0]
 
     @property
     def rank_entropy(self) -> Tensor:
-        """log|I + P^T D^-1 P| / 2 in nats, the part of the entropy that P decides: (*batch)."""
+        """Compute ½ log|I + PᵀD⁻¹P|, the part of the entropy that P decides, in nats, (*batch)."""
         none = self._loc.new_empty((0,) + self._extended_shape())
         return self._distance_and_rank(none, none)[1]
 
     def entropy(self) -> Tensor:
-        """S (1 + log 2 pi) / 2 + log|D| / 2 + rank entropy, in nats, float64: (*batch)."""
+        """Compute ½S(1 + log 2π) + ½ log|D| + rank entropy, in nats, float64, (*batch)."""
         constant = self.event_shape[0] * (1 + LOG_2PI) + self._log_det_diag()
         return 0.5 * constant + self.rank_entropy
 
     def sample(self, sample_shape=(), generator: torch.Generator | None = None) -> Tensor:
-        """`rsample` without gradients."""
+        """Draw as `rsample` does, without gradients."""
         with torch.no_grad():
             return self.rsample(sample_shape, generator)
 
     def rsample(self, sample_shape=(), generator: torch.Generator | None = None) -> Tensor:
-        """mu + P w + sqrt(D) v with fresh standard normal w and v: (*sample_shape, *batch, S)."""
+        """Draw μ + P w + √D v with standard normal w and v (eq. 4): (*sample_shape, *batch, S)."""
         shape = self._extended_shape(_as_size(sample_shape))
         options = {"dtype": self._loc.dtype, "device": self._loc.device, "generator": generator}
         noise_factor = torch.randn(shape[:-1] + (self.rank,), **options)
         return self.rsample_from(noise_factor, torch.randn(shape, **options))
 
     def rsample_from(self, noise_factor: Tensor, noise_diag: Tensor) -> Tensor:
-        """mu + P w + sqrt(D) v for given noise w (..., R) and v (..., S) that broadcast (eq. 4)."""
+        """Return μ + P w + √D v for given noise w (..., R) and v (..., S) that broadcast (eq. 4)."""
         noise_factor = _noise("noise_factor", noise_factor, self.rank, self._loc)
         noise_diag = _noise("noise_diag", noise_diag, self.event_shape[0], self._loc)
         deviation = self._diag.to(self._loc.dtype).sqrt()
         return self.loc + _combine(self._factor, noise_factor) + deviation * noise_diag
 
     def covariance_row(self, index: int) -> Tensor:
-        """Covariance of every pixel with pixel `index`, P p_i + d_i at i: (*batch, S)."""
+        """Return the covariance of every pixel with pixel `index`, P p_i, + d_i at i: (*batch, S)."""
         index = _pixel(index, self.event_shape[0])
         own_variance = torch.zeros_like(self.loc)
         own_variance[..., index] = self.cov_diag[..., index]
@@ -809,10 +811,10 @@ class LowRankNormal(Distribution):
 
     @torch.no_grad()
     def principal_components(self) -> PrincipalComponents:
-        """P = U diag(s) V^T through the eigenvectors of P^T P in float64 (eq. 5). No gradients.
+        """Decompose P = U diag(s) Vᵀ by the eigenvectors of PᵀP in float64 (eq. 5). No gradients.
 
         s descends; the largest entry of each image in U is positive; where P is rank-deficient
-        (s^2 below R x 1e-16 of the largest), s and U are exactly zero.
+        (s² below R x 1e-16 of the largest), s and U are exactly zero.
         """
         factor = self._items()
         scales, rotation = _singular_values(factor)
@@ -827,7 +829,7 @@ class LowRankNormal(Distribution):
 
     @torch.no_grad()
     def scale_components(self, scales: Tensor | Sequence[float]) -> "LowRankNormal":
-        """Multiply the principal components by `scales`, P V diag(a) V^T (eq. 5). No gradients.
+        """Multiply the principal components by `scales`, P V diag(a) Vᵀ (eq. 5). No gradients.
 
         scales (R,) or (*batch, R), in descending order of the components; zero removes one, ones
         change nothing.
@@ -853,29 +855,20 @@ class LowRankNormal(Distribution):
         values: Tensor | Sequence[float] | float,
         noise_variance: Tensor | Sequence[float] | float | None = None,
     ) -> "LowRankNormal":
-        """The distribution given values b of some pixels (eq. 6-7). No gradients.
+        """Condition on values b of some pixels (eq. 6–7). No gradients.
 
         index: which of the S values, colours one by one, (q,), the last of equal ones counts, or
         a mask (S,); values and noise_variance: numbers or (..., q). Without noise the pixels
         become b exactly, of variance 0; with it, b is an observation of them with that variance.
         Repeated calls accumulate; a pixel that was fixed before simply takes its new value.
-        O(q R^2 + R^3 + S R^2).
+        O(q R² + R³ + S R²).
 
-        w | b ~ N(m, V), V = (I + W^T W)^-1, m = V W^T D2^-1/2 (b - mu2), W = D2^-1/2 P2, D2 with
+        w | b ~ N(m, V), V = (I + WᵀW)⁻¹, m = V Wᵀ D2⁻½ (b - mu2), W = D2⁻½ P2, D2 with
         the noise.
         """
-        index, position, given = _edited_pixels(index, self.event_shape[0], self._loc.device)
+        index, values, noise = self._observations(index, values, noise_variance)
         if index.numel() == 0:
             return self
-        values = _per_edit("values", values, position, given, self._loc.device)
-        noise = 0.0 if noise_variance is None else noise_variance
-        noise = _per_edit("noise_variance", noise, position, given, self._loc.device)
-        _check_batches(self, values=values, noise_variance=noise)
-        if self._validate_args:
-            _check_values("values", values)
-            _check_values("noise_variance", noise)
-            if bool((noise < 0).any()):
-                raise ValueError("noise_variance must not be negative; pass None for exact edits")
         diag = self._diag.expand(self._diag.shape[:-1] + self.event_shape)
         diag_2 = diag[..., index].double()
         factor_2 = self._factor[..., index, :].double()
@@ -904,6 +897,22 @@ class LowRankNormal(Distribution):
         new._fixed = self._fixed or bool((diag == 0).any())
         return new
 
+    def _observations(self, index, values, noise_variance) -> tuple[Tensor, Tensor, Tensor]:
+        """Check what is given of some pixels: their numbers (q,), values and noise (..., q)."""
+        index, position, given = _edited_pixels(index, self.event_shape[0], self._loc.device)
+        if index.numel() == 0:
+            return index, index, index
+        values = _per_edit("values", values, position, given, self._loc.device)
+        noise = 0.0 if noise_variance is None else noise_variance
+        noise = _per_edit("noise_variance", noise, position, given, self._loc.device)
+        _check_batches(self, values=values, noise_variance=noise)
+        if self._validate_args:
+            _check_values("values", values)
+            _check_values("noise_variance", noise)
+            if bool((noise < 0).any()):
+                raise ValueError("noise_variance must not be negative; pass None for exact edits")
+        return index, values, noise
+
 
 def _check_batches(p: Distribution, **tensors: Tensor) -> None:
     """Raises ValueError for tensors (*batch, n) that do not go with the batch of p."""
@@ -918,7 +927,7 @@ def _check_batches(p: Distribution, **tensors: Tensor) -> None:
 
 
 def _right_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared singular values s^2 (..., m) and right singular vectors (..., R, m) of (..., q, R).
+    """Squared singular values s² (..., m) and right singular vectors (..., R, m) of (..., q, R).
 
     Through the R x R Gram matrix, which is quick, where q > R and its rounding errors stay small
     beside 1; else through the matrix itself, so that what it leaves open stays exactly that.
@@ -934,7 +943,7 @@ def _right_singular(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _shrinking(squares: Tensor, directions: Tensor) -> Tensor:
-    """(I + W^T W)^-1/2 = I + Q ((1 + s^2)^-1/2 - 1) Q^T of W = . diag(s) Q^T: (..., R, R)."""
+    """(I + WᵀW)⁻½ = I + Q ((1 + s²)⁻½ - 1) Qᵀ of W = . diag(s) Qᵀ: (..., R, R)."""
     shrink = (1 + squares).rsqrt() - 1
     product = directions * shrink.unsqueeze(-2) @ directions.mT
     return _identity_like(product) + product
@@ -986,13 +995,13 @@ def _per_edit(name: str, x, position: Tensor, given: int, device: torch.device) 
 
 
 def _factor_gram(factor: Tensor) -> Tensor:
-    """P^T P in float64: (items, R, S) -> (items, R, R)."""
+    """PᵀP in float64: (items, R, S) → (items, R, R)."""
     none = factor.new_empty(factor.shape[0], 0, factor.shape[-1])
     return _grams(none, none, factor, factor.new_ones(factor.shape[0], 1, 1))[0]
 
 
 def _singular_values(factor: Tensor) -> tuple[Tensor, Tensor]:
-    """s (items, R), descending, and V (items, R, R) of P = U diag(s) V^T, in float64."""
+    """s (items, R), descending, and V (items, R, R) of P = U diag(s) Vᵀ, in float64."""
     squares, rotation = torch.linalg.eigh(_factor_gram(factor))
     squares, rotation = squares.flip(-1), rotation.flip(-1)
     floor = squares[:, :1] * squares.shape[-1] * EPS
@@ -1001,9 +1010,9 @@ def _singular_values(factor: Tensor) -> tuple[Tensor, Tensor]:
 
 @register_kl(LowRankNormal, LowRankNormal)
 def _kl_low_rank_normal(p: LowRankNormal, q: LowRankNormal) -> Tensor:
-    """KL(p || q) = (tr(Sigma_q^-1 Sigma_p) - S + M_q(mu_p) + log|Sigma_q| - log|Sigma_p|) / 2.
+    """KL(p || q) = (tr(Σ_q⁻¹ Σ_p) - S + M_q(μ_p) + log|Σ_q| - log|Σ_p|) / 2.
 
-    The trace is the Mahalanobis distances of p's components plus sum_i d_p,i (Sigma_q^-1)_ii.
+    The trace is the Mahalanobis distances of p's components plus sum_i d_p,i (Σ_q⁻¹)_ii.
     Nats, float64, (*batch). For analysis: it makes float64 copies of both factors. Where the
     covariance itself is no larger than a factor, it is what loses no digits.
     """

@@ -1,11 +1,11 @@
 """Structured uncertainty by a sparse Cholesky factor of the precision (Dorta et al., 2018).
 
-y ~ N(mu, (L L^T)^-1), L lower triangular over the values in the order pixel by pixel (rows, then
+y ~ N(μ, (LLᵀ)⁻¹), L lower triangular over the values in the order pixel by pixel (rows, then
 columns) and, at each pixel, channel by channel. Column k of L has its diagonal exp(log_diag_k) and
 one weight for each later neighbour k + f inside the image: the later half of a k x k neighbourhood
 in its own channel (Dorta et al., 2018), and the later channels of the same pixel (Dorta et al.,
-2018b, for colour). Training needs no solve: L^T r is a sum of shifted products. Sampling solves
-L^T e = u by back substitution along wavefronts, all images and samples at a time.
+2018b, for colour). Training needs no solve: Lᵀr is a sum of shifted products. Sampling solves
+Lᵀe = u by back substitution along wavefronts, all images and samples at a time.
 
 Shapes: `batch`, `S` = channels x height x width values, flat and channel-major as everywhere;
 `n` offsets. Densities and entropies are in nats and float64. Depends on torch and scipy alone.
@@ -51,9 +51,9 @@ BLOCK = 100  # images that a regression looks at a time
 
 
 def offsets(neighbourhood: int, channels: int) -> tuple[tuple[int, int, int], ...]:
-    """Where the weights of a column lie: (channel, row, column) steps to later values.
+    """List where the weights of a column lie: (channel, row, column) steps to later values.
 
-    The k^2 // 2 later places of a k x k neighbourhood in raster order, then the later channels.
+    The k² // 2 later places of a k x k neighbourhood in raster order, then the later channels.
     Raises ValueError unless k is odd.
     """
     if neighbourhood < 1 or neighbourhood % 2 == 0:
@@ -67,7 +67,7 @@ def offsets(neighbourhood: int, channels: int) -> tuple[tuple[int, int, int], ..
 
 
 def neighbourhood_of(count: int, channels: int) -> int:
-    """The k of `count` offsets. Raises ValueError where there is none."""
+    """Return the k of `count` offsets. Raises ValueError where there is none."""
     k = math.isqrt(max(2 * (count - channels + 1) + 1, 0))
     if count < channels - 1 or k % 2 == 0 or len(offsets(k, channels)) != count:
         known = ", ".join(f"{len(offsets(k, channels))} for {k}x{k}" for k in (1, 3, 5, 7))
@@ -121,7 +121,7 @@ def _wavefronts(shape: Shape, neighbourhood: int, device: str) -> tuple:
 def _back_substitution(
     diag: Tensor, weights: Tensor, rhs: Tensor, shape: list[int], k: int
 ) -> Tensor:
-    """e of L^T e = u: diag (items, S), weights (items, n, S), rhs and result (items, m, S)."""
+    """e of Lᵀe = u: diag (items, S), weights (items, n, S), rhs and result (items, m, S)."""
     padded, order, places, jumps, counts = _wavefronts(tuple(shape), k, str(diag.device))
     items, m, _ = rhs.shape
     # Values first, so that what is gathered lies in rows of items and samples.
@@ -159,7 +159,7 @@ def _(info, axes, *arguments):
 
 
 class _BackSubstitute(torch.autograd.Function):
-    """e = L^-T u, with du = L^-1 de, dw_f(k) = -du_k e_{k+f} and dL_kk = -du_k e_k."""
+    """e = L⁻ᵀ u, with du = L⁻¹ de, dw_f(k) = -du_k e_{k+f} and dL_kk = -du_k e_k."""
 
     generate_vmap_rule = True
 
@@ -187,7 +187,7 @@ _back_substitute = _BackSubstitute.apply
 
 
 def _transposed(weights: Tensor, shape: Shape, k: int) -> Tensor:
-    """Weights of rows, w_f(k - f), turned so that L a = b looks like L^T e = u."""
+    """Weights of rows, w_f(k - f), turned so that L a = b looks like Lᵀe = u."""
     turned = weights.flip(-1).unflatten(-1, shape)  # every axis the other way round
     steps = offsets(k, shape[0])
     moved = [_shifted(turned[..., f, :, :, :], [step])[0] for f, step in enumerate(steps)]
@@ -203,9 +203,9 @@ def _forward_substitute(diag: Tensor, weights: Tensor, rhs: Tensor, shape: Shape
 def neighbour_regression(
     images: Tensor, neighbourhood: int, pooled: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Each value regressed on its later neighbours over images (N, C, H, W) of mean zero.
+    """Regress each value on its later neighbours, over images (N, C, H, W) of mean zero.
 
-    Returns the variances s^2 that are left, (S,), and the weights a, (S, n): the normal with
+    Returns the variances s² that are left, (S,), and the weights a, (S, n): the normal with
     L_kk = 1/s and L_{k+f,k} = -a_f/s is the likeliest with this sparsity (Vecchia, 1988).
     `pooled`: one regression for all pixels of a channel, (C,) and (C, n).
     """
@@ -229,7 +229,7 @@ def neighbour_regression(
 
 
 def _quadratic(matrix: Tensor, x: Tensor) -> Tensor:
-    """x^T A x of each matrix A."""
+    """xᵀ A x of each matrix A."""
     return torch.einsum("si,sij,sj->s", x, matrix, x)
 
 
@@ -271,7 +271,7 @@ def _mean_precision(p: Distribution) -> Tensor:
 
 
 class SparsePrecisionNormal(Distribution):
-    """y ~ N(mu, (L L^T)^-1) over images of `shape` = (channels, height, width), S = their product.
+    """Model y ~ N(μ, (LLᵀ)⁻¹) over images of `shape` = (channels, height, width), S = their product.
 
     loc and log_diag (..., S); off_diag (..., n, S), n weights per value in the order of `offsets`.
     Batch shapes broadcast. `log_prob` and entropies are float64, everything else has loc's dtype.
@@ -322,7 +322,7 @@ class SparsePrecisionNormal(Distribution):
                 _check_values(name, x, -most, most)
 
     def expand(self, batch_shape, _instance=None) -> "SparsePrecisionNormal":
-        """The same distribution for a larger batch; nothing is copied."""
+        """Return the same distribution for a larger batch; nothing is copied."""
         batch_shape = _as_size(batch_shape)
         return SparsePrecisionNormal(
             self._loc.expand(batch_shape + self.event_shape), self._log_diag, self._off_diag,
@@ -330,7 +330,7 @@ class SparsePrecisionNormal(Distribution):
         )  # fmt: skip
 
     def __getitem__(self, index) -> "SparsePrecisionNormal":
-        """The distributions at `index` of the batch, as views."""
+        """Return the distributions at `index` of the batch, as views."""
         parts = _take(index, self.batch_shape, self.loc, self.log_diag, self.off_diag)
         return SparsePrecisionNormal(*parts, self.shape, validate_args=False)
 
@@ -340,24 +340,24 @@ class SparsePrecisionNormal(Distribution):
 
     @property
     def loc(self) -> Tensor:
-        """mu (..., S)."""
+        """Return μ (..., S)."""
         return self._loc.expand(self._extended_shape())
 
     mean = mode = loc
 
     @property
     def log_diag(self) -> Tensor:
-        """log L_kk (..., S)."""
+        """Return log L_kk (..., S)."""
         return self._log_diag.expand(self._extended_shape())
 
     @property
     def off_diag(self) -> Tensor:
-        """The weights L_{k+f,k} (..., n, S); those that leave the image do not count."""
+        """Return the weights L_{k+f,k} (..., n, S); those that leave the image do not count."""
         count = self._off_diag.shape[-2:]
         return self._off_diag.expand(self.batch_shape + count)
 
     def whiten(self, residual: Tensor) -> Tensor:
-        """L^T r (..., S): standard normal for r = y - mu."""
+        """Return Lᵀr (..., S), which is standard normal for r = y - μ."""
         r = residual.unflatten(-1, self.shape)
         y = self._log_diag.exp() * residual
         seen = _shifted(r, offsets(self.neighbourhood, self.shape[0]))
@@ -370,13 +370,13 @@ class SparsePrecisionNormal(Distribution):
         return self._log_diag.double().sum(-1).expand(self.batch_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """-(S log 2 pi + |L^T (y - mu)|^2) / 2 + sum log L_kk, nats, float64: (*sample, *batch)."""
+        """Compute -½(S log 2π + |Lᵀ(y - μ)|²) + Σ log L_kk, nats, float64, (*sample, *batch)."""
         value = _check_value(value, self._loc, self._validate_args)
         squares = self.whiten(value - self._loc).double().square().sum(-1)
         return -0.5 * (self.event_shape[0] * LOG_2PI + squares) + self._log_det_root()
 
     def entropy(self) -> Tensor:
-        """S (1 + log 2 pi) / 2 - sum log L_kk, nats, float64: (*batch)."""
+        """Compute ½S(1 + log 2π) - Σ log L_kk, nats, float64, (*batch)."""
         return 0.5 * self.event_shape[0] * (1 + LOG_2PI) - self._log_det_root()
 
     def training_terms(self, value: Tensor, span_gain: float = 0.0) -> TrainingTerms:
@@ -395,13 +395,13 @@ class SparsePrecisionNormal(Distribution):
     sample = LowRankNormal.sample
 
     def rsample(self, sample_shape=(), generator: torch.Generator | None = None) -> Tensor:
-        """mu + L^-T u with fresh standard normal u: (*sample_shape, *batch, S)."""
+        """Draw μ + L⁻ᵀu with standard normal u: (*sample_shape, *batch, S)."""
         shape = self._extended_shape(_as_size(sample_shape))
         options = {"dtype": self._loc.dtype, "device": self._loc.device, "generator": generator}
         return self.rsample_from(torch.randn(shape, **options))
 
     def rsample_from(self, noise: Tensor) -> Tensor:
-        """mu + L^-T u for given noise u (*sample, *batch, S), exact and differentiable."""
+        """Return μ + L⁻ᵀu for given noise u (*sample, *batch, S), exact and differentiable."""
         noise = _noise("noise", noise, self.event_shape[0], self._loc)
         shape = torch.broadcast_shapes(noise.shape, self._extended_shape())
         lead = shape[: len(shape) - len(self.batch_shape) - 1]
@@ -412,7 +412,7 @@ class SparsePrecisionNormal(Distribution):
 
     @torch.no_grad()
     def covariance_row(self, index: int) -> Tensor:
-        """Covariance of every value with value `index`, by two solves, L a = e, L^T s = a."""
+        """Return the covariance of every value with value `index`, by two solves, La = e, Lᵀs = a."""
         index = _pixel(index, self.event_shape[0])
         log_diag, weights = self._items()
         unit = torch.zeros_like(log_diag)[:, None]
@@ -425,9 +425,9 @@ class SparsePrecisionNormal(Distribution):
     @property
     @torch.no_grad()
     def variance(self) -> Tensor:
-        """diag((L L^T)^-1), exactly: the squares of L^-T, COLUMNS of its columns at a time.
+        """Compute diag((LLᵀ)⁻¹) exactly, as squares of L⁻ᵀ, COLUMNS of its columns at a time.
 
-        O(S^2 n) operations and O(S · COLUMNS) memory per batch element: seconds at 64x64.
+        O(S² n) operations and O(S · COLUMNS) memory per batch element: seconds at 64x64.
         """
         log_diag, weights = self._items()
         total = torch.zeros_like(log_diag)
@@ -437,7 +437,7 @@ class SparsePrecisionNormal(Distribution):
         return total.reshape(self._extended_shape())
 
     def _inverse_columns(self, log_diag: Tensor, weights: Tensor) -> Iterator[Tensor]:
-        """Columns of one L^-T as rows, COLUMNS at a time: log_diag (S,), weights (n, S)."""
+        """Columns of one L⁻ᵀ as rows, COLUMNS at a time: log_diag (S,), weights (n, S)."""
         size = len(log_diag)
         problem = log_diag[None].exp(), weights[None]
         for start in range(0, size, COLUMNS):
@@ -447,7 +447,7 @@ class SparsePrecisionNormal(Distribution):
             yield _back_substitute(*problem, units[None], self.shape, self.neighbourhood)[0]
 
     def root(self, item: int = 0) -> scipy.sparse.csc_array:
-        """L of one batch element as a sparse matrix in float64, values in channel-major order."""
+        """Return L of one batch element as a sparse matrix in float64, values in channel-major order."""
         log_diag, weights = (x[item].detach().double().cpu().numpy() for x in self._items())
         size = len(log_diag)
         number = torch.arange(1, size + 1).view(self.shape)  # zero: outside the image
@@ -464,10 +464,10 @@ class SparsePrecisionNormal(Distribution):
 
     @torch.no_grad()
     def condition(self, index, values) -> "ConditionedSparseNormal":
-        """The distribution given values b of some pixels (eq. 6-7), in the precision form.
+        """Condition on values b of some pixels (eq. 6–7), in the precision form.
 
         index and values as in `LowRankNormal.condition`. One distribution, batch shape ().
-        Lambda_11 (mu_1' - mu_1) = -Lambda_12 (b - mu_2), Lambda = L L^T.
+        Λ_11 (μ_1' - μ_1) = -Λ_12 (b - μ_2), Λ = LLᵀ.
         """
         if self.batch_shape:
             raise ValueError(
@@ -486,10 +486,10 @@ class SparsePrecisionNormal(Distribution):
 
 
 class ConditionedSparseNormal:
-    """What `SparsePrecisionNormal.condition` returns: mean and samples, edited values fixed.
+    """Hold mean and samples of a SparsePrecisionNormal, edited values fixed; see `condition`.
 
-    Lambda_11 is factorised once (sparse LU). A sample of N(0, Lambda_11^-1) is the solution of
-    Lambda_11 x = L_1 u: the right side has the covariance L_1 L_1^T = Lambda_11.
+    Λ_11 is factorised once (sparse LU). A sample of N(0, Λ_11⁻¹) is the solution of
+    Λ_11 x = L_1 u: the right side has the covariance L_1 L_1^T = Λ_11.
     """
 
     def __init__(self, p: SparsePrecisionNormal, index: np.ndarray, values: np.ndarray):
@@ -508,11 +508,11 @@ class ConditionedSparseNormal:
 
     @property
     def mean(self) -> Tensor:
-        """(S,)."""
+        """Return the conditional mean (S,)."""
         return torch.from_numpy(self._mean).to(self._p.loc)
 
     def rsample_from(self, noise: Tensor) -> Tensor:
-        """Samples for given standard normal u (..., S); without gradients."""
+        """Return samples for given standard normal u (..., S); without gradients."""
         u = noise.detach().double().cpu().numpy().reshape(-1, len(self._mean))
         y = np.tile(self._mean, (len(u), 1))
         if len(self._free):
@@ -520,16 +520,16 @@ class ConditionedSparseNormal:
         return torch.from_numpy(y).to(self._p.loc).reshape(noise.shape)
 
     def sample(self, sample_shape=(), generator: torch.Generator | None = None) -> Tensor:
-        """(*sample_shape, S)."""
+        """Draw samples (*sample_shape, S)."""
         shape = torch.Size(sample_shape) + self._p.event_shape
         return self.rsample_from(torch.randn(shape, generator=generator, dtype=torch.float64))
 
 
 class LowRankPlusSparseNormal(Distribution):
-    """y ~ N(mu, P P^T + (L L^T)^-1): low rank for what is global, sparse for what is local.
+    """Model y ~ N(μ, PPᵀ + (LLᵀ)⁻¹): low rank for what is global, sparse for what is local.
 
-    Not in either paper. `local` is the SparsePrecisionNormal around mu, cov_factor (..., S, R).
-    Its density needs no solve: L^T y is N(L^T mu, Q Q^T + I) with Q = L^T P, a LowRankNormal.
+    Not in either paper. `local` is the SparsePrecisionNormal around μ, cov_factor (..., S, R).
+    Its density needs no solve: Lᵀy is N(Lᵀ μ, QQᵀ + I) with Q = Lᵀ P, a LowRankNormal.
     """
 
     arg_constraints = {}
@@ -556,13 +556,13 @@ class LowRankPlusSparseNormal(Distribution):
         self._white = LowRankNormal(white.new_zeros(size), white, 1.0, validate_args=False)
 
     def expand(self, batch_shape, _instance=None) -> "LowRankPlusSparseNormal":
-        """The same distribution for a larger batch."""
+        """Return the same distribution for a larger batch."""
         batch_shape = _as_size(batch_shape)
         factor = self._factor.expand(batch_shape + self._factor.shape[-2:])
         return LowRankPlusSparseNormal(self.local.expand(batch_shape), factor)
 
     def __getitem__(self, index) -> "LowRankPlusSparseNormal":
-        """The distributions at `index` of the batch, as views."""
+        """Return the distributions at `index` of the batch, as views."""
         local = self.local.expand(self.batch_shape)[index]
         return LowRankPlusSparseNormal(local, *_take(index, self.batch_shape, self.cov_factor))
 
@@ -573,28 +573,28 @@ class LowRankPlusSparseNormal(Distribution):
 
     @property
     def loc(self) -> Tensor:
-        """mu (..., S)."""
+        """Return μ (..., S)."""
         return self.local.loc.expand(self._extended_shape())
 
     mean = mode = loc
 
     @property
     def log_diag(self) -> Tensor:
-        """log L_kk (..., S)."""
+        """Return log L_kk (..., S)."""
         return self.local.log_diag.expand(self._extended_shape())
 
     @property
     def rank(self) -> int:
-        """R."""
+        """Return R, the number of columns of P."""
         return self._factor.shape[-1]
 
     @property
     def cov_factor(self) -> Tensor:
-        """P (..., S, R)."""
+        """Return P (..., S, R)."""
         return self._factor.expand(self._extended_shape() + (self.rank,))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """log N(L^T (y - mu); 0, Q Q^T + I) + sum log L_kk, nats, float64: (*sample, *batch)."""
+        """Compute log N(Lᵀ(y - μ); 0, QQᵀ + I) + Σ log L_kk, nats, float64: (*sample, *batch)."""
         value = _check_value(value, self.local.loc, self.local._validate_args)
         white = self.local.whiten(value - self.local.loc)
         return self._white.log_prob(white) + self.local._log_det_root()
@@ -612,11 +612,11 @@ class LowRankPlusSparseNormal(Distribution):
         return TrainingTerms(log_prob, p.entropy(), None)
 
     def entropy(self) -> Tensor:
-        """That of `local` and log|I + Q^T Q| / 2: nats, float64, (*batch)."""
+        """Compute the entropy of `local` + ½ log|I + QᵀQ|, nats, float64, (*batch)."""
         return self.local.entropy() + self._white.rank_entropy
 
     def rsample(self, sample_shape=(), generator: torch.Generator | None = None) -> Tensor:
-        """mu + P w + L^-T u with fresh noise: (*sample_shape, *batch, S)."""
+        """Draw μ + P w + L⁻ᵀu: (*sample_shape, *batch, S)."""
         shape = self._extended_shape(_as_size(sample_shape))
         options = {"dtype": self.loc.dtype, "device": self.loc.device, "generator": generator}
         noise = torch.randn(shape[:-1] + (self.rank,), **options)
@@ -625,28 +625,28 @@ class LowRankPlusSparseNormal(Distribution):
     sample = LowRankNormal.sample
 
     def rsample_from(self, noise_factor: Tensor, noise_local: Tensor) -> Tensor:
-        """mu + P w + L^-T u for given noise w (..., R) and u (..., S)."""
+        """Return μ + P w + L⁻ᵀu for given noise w (..., R) and u (..., S)."""
         noise_factor = _noise("noise_factor", noise_factor, self.rank, self._factor)
         low_rank = _combine(self._factor, noise_factor)
         return self.local.expand(self.batch_shape).rsample_from(noise_local) + low_rank
 
     def covariance_row(self, index: int) -> Tensor:
-        """P p_i + that of `local`: (*batch, S)."""
+        """Return P p_i + the row of `local`: (*batch, S)."""
         p_i = self._factor[..., _pixel(index, self.event_shape[0]), :]
         return _combine(self._factor, p_i) + self.local.covariance_row(index)
 
     @property
     def variance(self) -> Tensor:
-        """|p_i|^2 + that of `local`: (..., S)."""
+        """Compute |p_i|² + the variance of `local`, exactly: (..., S)."""
         return self.local.variance + self._factor.square().sum(-1)
 
 
 @register_kl(SparsePrecisionNormal, SparsePrecisionNormal)
 @torch.no_grad()
 def _kl_sparse_precision(p: SparsePrecisionNormal, q: SparsePrecisionNormal) -> Tensor:
-    """KL(p || q) = (|L_q^T L_p^-T|_F^2 - S + |L_q^T (mu_p - mu_q)|^2) / 2 + log|L_p| - log|L_q|.
+    """KL(p || q) = (|L_qᵀ L_p⁻ᵀ|_F² - S + |L_qᵀ (μ_p - μ_q)|²) / 2 + log|L_p| - log|L_q|.
 
-    Nats, float64, (*batch). No gradients; O(S^2 n) per batch element as the exact variance.
+    Nats, float64, (*batch). No gradients; O(S² n) per batch element as the exact variance.
     """
     if p.shape != q.shape:
         raise ValueError(f"KL needs images of one shape, not {p.shape} and {q.shape}")

@@ -71,20 +71,24 @@ class Run(TrainingState):
         return terms
 
     def compute_step(self, x: Tensor, noise: Tensor, mean_only: bool) -> Terms:
-        """Compute a step from its images and latent noise: equation 3, negated, in per-item means."""
+        """Compute a step from its images and its latent noise alone."""
         with precision(x.device):
             terms = self.vae.terms(x, noise, mean_only, self.training.span_gain)  # log p, KL, H
         terms = distributed.all_reduce_mean(terms, len(x))
-        loss = terms.nll_nats
-        for name, constraint in self.constraints(mean_only).items():
-            loss = loss + constraint.penalty(getattr(terms, name))
         self.optimiser.zero_grad()
-        loss.backward()
+        self.loss(terms, mean_only).backward()
         distributed.sum_gradients(self.vae.parameters())
         self.optimiser.step()  # weights descend
         for name, constraint in self.constraints(mean_only).items():
             constraint.ascend(getattr(terms, name))  # multipliers ascend
         return terms
+
+    def loss(self, terms: Terms, mean_only: bool) -> Tensor:
+        """Return equation 3, negated, with the damping of both constraints; per-item means."""
+        loss = terms.nll_nats
+        for name, constraint in self.constraints(mean_only).items():
+            loss = loss + constraint.penalty(getattr(terms, name))
+        return loss
 
 
 def batch(images: Tensor, step: int, training: Training) -> Tensor:
