@@ -6,15 +6,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Data:
-    """Which images, at which size, and how many of each split."""
+    """Say which images, at which size, and how many of each split."""
 
-    # "faces", "brains" (simulated, by index), "folder" (the user's own images), or the paper's data
-    # sets, "celeba" and "biobank"
+    # "faces" and "brains" are simulated; "celeba" and "biobank" are the paper's data sets; "folder"
+    # is a folder of the user's own images
     name: str
     height: int  # pixels
     width: int  # pixels
-    channels: int  # 3 colour, 1 gray
-    train: int  # images; where they are read, the three numbers are upper bounds
+    channels: int  # 3 for colour, 1 for gray
+    train: int  # number of images; for images that are read, the three numbers are upper bounds
     validation: int
     test: int
     folder: str | None = None  # where images that are read lie
@@ -24,62 +24,70 @@ class Data:
 
 @dataclass(frozen=True)
 class Network:
-    """The paper's network (§4.1); `rank` 0 with a learnt diagonal is the β-VAE."""
+    """Describe the paper's network (§4.1); `rank` 0 with a learnt diagonal makes it a β-VAE."""
 
-    width: int = 64  # channels at full resolution; the paper's is 64
-    latent: int = 128  # dimensions of z; 0: no network at all, `sos.models.BareNormal`
-    rank: int = 25  # R, columns of the covariance factor P
-    # Channels that the heads read, `width` unless given. A 1x1 convolution of w features gives
-    # each colour's rows of P rank w + 1 at most, so that narrow networks need more here.
+    width: int = 64  # channels at full resolution; the paper has 64
+    latent: int = 128  # dimensions of z; 0 means no network at all, see `sos.models.BareNormal`
+    rank: int = 25  # R, the number of columns of the covariance factor P
+    # Channels that the heads read; `width` unless given. A 1x1 convolution of w features gives each
+    # colour's rows of P a rank of w + 1 at most, so that narrow networks need more here.
     head_width: int | None = None
-    learned_constant: bool = False  # an image beside z, see `sos.models.networks.Decoder`
-    nearest_skip: bool = False  # see `sos.models.networks.ResidualUp`
-    diagonal: float | None = 1e-5  # ε of D = εI; None: a learnt diagonal
+    # The decoder's coarse grid gets a learnt image beside what z makes of it. Without it, what all
+    # images share has to be coded in z. The paper has none. See `sos.models.networks.Decoder`.
+    learned_constant: bool = False
+    # Skips of the decoder repeat pixels; the paper's transposed 1x1 convolutions leave a
+    # checkerboard that training takes long to remove. See `sos.models.networks.ResidualUp`.
+    nearest_skip: bool = False
+    diagonal: float | None = 1e-5  # ε of D = εI; None means a learnt diagonal
     # k of the k x k neighbourhoods of a sparse Cholesky factor L of a precision (Dorta et al.,
-    # 2018), (LLᵀ)⁻¹ then taking the place of D; 0: D as above.
+    # 2018), with (LLᵀ)⁻¹ in the place of D; 0 means D as above
     neighbourhood: int = 0
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Equation 3 in per-item means. Targets in nats per image."""
+    """Set the targets of equation 3, in nats per image, and how its multipliers move.
+
+    The algorithm is `sos.training.loop`; damping and rate are explained in
+    `sos.training.constraint`.
+    """
 
     kl_target: float  # ξ_KL
-    # ξ_H less the constant ½S(1 + log 2πε); None: no constraint; "ppca": the rule of
-    # `sos.training.ppca_target`, from the training images. With a sparse factor all of
-    # ξ_H, for which "markov" is the rule of `sos.training.markov_target`.
+    # ξ_H less the constant ½S(1 + log 2πε), so that it is a target of the rank entropy; with a
+    # sparse L it is a target of the whole entropy. None means no constraint, "ppca" the rule of
+    # `sos.training.ppca_target`, "markov", for a sparse L, that of `sos.training.markov_target`.
     rank_entropy_target: float | Literal["ppca", "markov"] | None = None
-    rank_entropy_factor: float = 1.0  # by which that target is wrong on purpose
-    damping: float = 250.0  # the authors' 10 on sums over a batch of 25
-    multiplier_rate: float = 25.0  # the authors' 1 on sums over a batch of 25
-    entropy_damping: float = 250.0  # the same two for ξ_H
+    rank_entropy_factor: float = 1.0  # multiplies that target, to make it wrong on purpose
+    damping: float = 250.0  # c of the KL constraint; the authors have 10 on sums over a batch of 25
+    multiplier_rate: float = 25.0  # by which β ascends; the authors have 1 on such sums
+    entropy_damping: float = 250.0  # the same two for the constraint on the entropy
     entropy_multiplier_rate: float = 25.0
 
 
 @dataclass(frozen=True)
 class Training:
-    """How the weights are found."""
+    """Say how the weights are found."""
 
-    steps: int  # optimiser steps in all
-    pretraining: int  # of these, steps that train the mean alone
+    steps: int  # steps of the optimiser in all
+    pretraining: int  # how many of these train the mean alone (§3.3)
     kl_warmup: int = 0  # steps over which ξ_KL rises from zero (Burgess et al., 2018)
     batch: int = 25  # images
-    learning_rate: float = 1e-4  # Adam, default betas
-    decay: bool = False  # after pre-training, a warm-up and a cosine decay to zero
-    init_covariance: bool = False  # after pre-training, start the covariance at its right size
-    # κ of `LowRankNormal.log_prob_and_rank_entropy`, or of its counterpart in `VAE._sparse_terms`;
-    # 0: the plain gradient, as the paper
-    span_gain: float = 0.0
-    # Mean predicted variance at which a training ends, its explosion being the result; None: what
-    # is not finite is an error.
+    learning_rate: float = 1e-4  # of Adam with its default betas
+    decay: bool = False  # after pre-training, the rate warms up over 50 steps and decays to zero
+    # After pre-training, start the covariance at the size that it needs instead of at almost
+    # nothing, see `sos.training.init_covariance`
+    init_covariance: bool = False
+    span_gain: float = 0.0  # κ of `sos.distributions.TrainingTerms`; 0 is the plain gradient
+    # Mean predicted variance at which a training ends, its explosion being the result; with None
+    # a number that is not finite is an error
     stop_at_variance: float | None = None
     flip: bool = True  # mirror training images with probability one half
-    seed: int = 0
+    seed: int = 0  # of the initial weights, the batches and the latent noise
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One model: all that determines its weights."""
+    """Hold all that determines the weights of one model."""
 
     name: str
     data: Data
@@ -90,17 +98,17 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How finished models are measured."""
+    """Say how finished models are measured."""
 
-    images: int  # real images that a row of Table 1 is compared with
-    generated: int | None = None  # images per row, as many as real ones unless given
+    images: int  # number of real images that a row of Table 1 is compared with
+    generated: int | None = None  # images per row; as many as real ones unless given
     extractor: str = "efficientnet-lite0"  # or "inception", whose weights have to be at hand
-    png: bool = False  # write what is compared as files too, see `sos.evaluation.write_pngs`
+    png: bool = False  # also write what is compared as files, see `sos.analysis.evaluation`
 
 
 @dataclass(frozen=True)
 class Profile:
-    """One scale of the whole collection."""
+    """Hold one scale of the whole collection."""
 
     name: str
     experiments: dict[str, Experiment]

@@ -399,7 +399,8 @@ def test_inception_with_another_hash_is_refused(tmp_path):
 
 
 def test_import_is_cheap():
-    code = "import sys, sos.analysis.metrics; print([m for m in sys.modules if 'fid' in m or 'effic' in m])"
+    code = "import sys, sos.analysis.metrics; "
+    code += "print([m for m in sys.modules if 'fid' in m or 'effic' in m])"
     root = Path(__file__).parents[1]
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert run.stdout.strip() == "[]", run.stderr

@@ -72,7 +72,7 @@ def test_bare_trainings_miss_sizes_and_not_directions():
 
 
 def test_only_a_scheduled_rate_keeps_the_variance_possible():
-    """What notebook 07 says: all eight combinations end above ¼, and the scheduled ones far below."""
+    """What notebook 07 says: all eight combinations end above ¼, the scheduled ones far below."""
     names = {n.split("-", 1)[1]: n for n in DEMO.experiments if n.startswith("variance-")}
     variance = {kind: numbers(name)["variance_observation"] for kind, name in names.items()}
     eight = list(names)[:8]

@@ -11,7 +11,7 @@ EPSILON = 1e-3
 PAPER_PIXELS, PAPER_RANK, PAPER_EPSILON = 218 * 178 * 3, 25, 1e-5
 
 
-def toy_distribution() -> LowRankNormal:
+def distribution() -> LowRankNormal:
     """N(μ, PPᵀ + εI) over a gray ramp, with three smooth columns: bright, left-right, ring."""
     x = torch.linspace(-1, 1, SIDE, dtype=torch.float64)
     row, column = torch.meshgrid(x, x, indexing="ij")

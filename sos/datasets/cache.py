@@ -1,7 +1,7 @@
 """Load images as uint8 arrays from a checksummed cache.
 
-`load(data)` returns the three splits. Simulated image i is a function of i alone, so the splits are disjoint ranges of
-indices, and the cache can be deleted at any time. All arithmetic is in numpy.
+`load(data)` returns the three splits. Simulated image i is a function of i alone, so the splits are
+disjoint ranges of indices, and the cache can be deleted at any time. All arithmetic is in numpy.
 """
 
 import hashlib

@@ -633,7 +633,7 @@ class LowRankNormal(Distribution):
         return new
 
     def __getitem__(self, index) -> "LowRankNormal":
-        """Return the distributions at `index` of the batch, as views; p[0] of a batch (N,) is one."""
+        """Return the distributions at `index` of the batch, as views: p[0] of a batch (N,)."""
         batch, diag = self.batch_shape, self._diag
         parts = self.loc, self.cov_factor, diag.expand(batch + diag.shape[-1:])
         return self._derived(*_take(index, batch, *parts))
@@ -796,14 +796,14 @@ class LowRankNormal(Distribution):
         return self.rsample_from(noise_factor, torch.randn(shape, **options))
 
     def rsample_from(self, noise_factor: Tensor, noise_diag: Tensor) -> Tensor:
-        """Return μ + P w + √D v for given noise w (..., R) and v (..., S) that broadcast (eq. 4)."""
+        """Return μ + P w + √D v for noise w (..., R) and v (..., S), which broadcast (eq. 4)."""
         noise_factor = _noise("noise_factor", noise_factor, self.rank, self._loc)
         noise_diag = _noise("noise_diag", noise_diag, self.event_shape[0], self._loc)
         deviation = self._diag.to(self._loc.dtype).sqrt()
         return self.loc + _combine(self._factor, noise_factor) + deviation * noise_diag
 
     def covariance_row(self, index: int) -> Tensor:
-        """Return the covariance of every pixel with pixel `index`, P p_i, + d_i at i: (*batch, S)."""
+        """Return every pixel's covariance with pixel `index`, P p_i, + d_i at i: (*batch, S)."""
         index = _pixel(index, self.event_shape[0])
         own_variance = torch.zeros_like(self.loc)
         own_variance[..., index] = self.cov_diag[..., index]

@@ -271,7 +271,7 @@ def _mean_precision(p: Distribution) -> Tensor:
 
 
 class SparsePrecisionNormal(Distribution):
-    """Model y ~ N(μ, (LLᵀ)⁻¹) over images of `shape` = (channels, height, width), S = their product.
+    """Model y ~ N(μ, (LLᵀ)⁻¹) over images of `shape` = (channels, height, width), S values.
 
     loc and log_diag (..., S); off_diag (..., n, S), n weights per value in the order of `offsets`.
     Batch shapes broadcast. `log_prob` and entropies are float64, everything else has loc's dtype.
@@ -412,7 +412,7 @@ class SparsePrecisionNormal(Distribution):
 
     @torch.no_grad()
     def covariance_row(self, index: int) -> Tensor:
-        """Return the covariance of every value with value `index`, by two solves, La = e, Lᵀs = a."""
+        """Return every value's covariance with value `index`, by two solves, La = e, Lᵀs = a."""
         index = _pixel(index, self.event_shape[0])
         log_diag, weights = self._items()
         unit = torch.zeros_like(log_diag)[:, None]
@@ -447,7 +447,7 @@ class SparsePrecisionNormal(Distribution):
             yield _back_substitute(*problem, units[None], self.shape, self.neighbourhood)[0]
 
     def root(self, item: int = 0) -> scipy.sparse.csc_array:
-        """Return L of one batch element as a sparse matrix in float64, values in channel-major order."""
+        """Return L of one batch element, a sparse float64 matrix in channel-major order."""
         log_diag, weights = (x[item].detach().double().cpu().numpy() for x in self._items())
         size = len(log_diag)
         number = torch.arange(1, size + 1).view(self.shape)  # zero: outside the image

@@ -39,8 +39,8 @@ def row(label: str, images: Tensor, cmap: str | None = None, **more) -> Row:
 
     With a `cmap` channels are averaged and shown between `limits`, by default from zero (or
     symmetric, for the diverging map RdBu_r) to `robust_limit`, with a colour bar that `bar` names.
-    `note` takes the place of the pictures, `under` are texts below them, `cross` (row, column) marks
-    a reference pixel in each, and `circles` are drawn around the pixel numbers of each picture.
+    `note` takes the place of the pictures, `under` are texts below them, `cross` (row, column)
+    marks a reference pixel in each, `circles` are drawn around the pixel numbers of each picture.
     """
     made = Row(label, images.detach().cpu().float(), cmap, **more)
     if cmap and made.limits is None:

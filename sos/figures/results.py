@@ -11,7 +11,7 @@ UNITS = {"kl": "nats", "entropy": "nats", "nll": "nats", "variance": "squared in
 
 
 class Results:
-    """Collect the numbers of one notebook, {name: {value, unit}}, with what they were computed on."""
+    """Collect a notebook's numbers, {name: {value, unit}}, with what they were computed on."""
 
     def __init__(self, notebook: str, profile: str, machine: dict):
         self.file = paths.FIGURES / profile / "results" / f"{notebook}.json"

@@ -46,7 +46,7 @@ LINES = {
 
 
 def styled() -> AbstractContextManager[None]:
-    """Use the collection's own style over matplotlib's defaults: no file of the user's reaches it."""
+    """Use the collection's own style over matplotlib's defaults, not the user's files."""
     return plt.style.context(["default", STYLE])
 
 

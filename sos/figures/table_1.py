@@ -37,7 +37,7 @@ def distance_rows(notebook: str, profile: str, data: str, kinds: Sequence[str]) 
 
 
 def ordering_rows(notebook: str, profile: str, data: Sequence[str]) -> list[dict]:
-    """Compare every pair of rows of Table 1 on one data set: the paper's order, and whether it holds.
+    """Compare every two rows of Table 1 on one data set: does the paper's order hold?
 
     Data sets without a counterpart in the paper are left out.
     """

@@ -118,7 +118,7 @@ class ResidualUp(ResidualBase):
     """`Residual` whose first convolution is transposed, doubling the grid to exactly `size`.
 
     The paper's skip is a transposed 1x1 convolution of stride 2, which fills one pixel of four
-    and leaves a checkerboard that training has to remove; with `nearest` the skip repeats pixels instead.
+    and leaves a checkerboard that training has to remove; with `nearest` the skip repeats pixels.
     """
 
     def __init__(
@@ -263,7 +263,7 @@ class ObservationHead(nn.Module):
 
 
 class LowRankHead(ObservationHead):
-    """Predict N(μ, PPᵀ + D), with D = εI or, where `Network.diagonal` is None, a learnt diagonal."""
+    """Predict N(μ, PPᵀ + D), D = εI or, where `Network.diagonal` is None, a learnt diagonal."""
 
     def __init__(self, channels: int, network: Network):
         super().__init__(channels, network)
@@ -383,6 +383,9 @@ def _head(width: int, channels: int, bias: float) -> nn.Conv2d:
 
 
 def memory_format(network: Network) -> torch.memory_format:
-    """Return channels_last, but not below 16 channels: there oneDNN's weight gradient of strided 1x1
-    convolutions writes past a buffer and can end the process (uxlfoundation/oneDNN#6035)."""
+    """Return channels_last, but not below 16 channels.
+
+    There oneDNN's weight gradient of strided 1x1 convolutions writes past a buffer and can end the
+    process (uxlfoundation/oneDNN#6035).
+    """
     return torch.channels_last if network.width >= 16 else torch.contiguous_format

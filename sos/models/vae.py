@@ -40,7 +40,7 @@ class VAE(nn.Module):
         self.head.mean.bias.copy_(colour)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of q(z|x), each (batch, latent), for images x in [0, 1]."""
+        """Return mean and standard deviation of q(z|x), (batch, latent), for images x in [0, 1]."""
         return self.encoder(x)
 
     def decode(self, z: Tensor, mean_only: bool = False) -> Observation:

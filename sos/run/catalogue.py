@@ -92,25 +92,28 @@ def minutes(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
 
 
-def map_of_notebooks() -> str:
-    """Make the table of notebooks in notebook 00: section, what it shows, seconds; Markdown."""
-    from sos.figures import report
-    from sos.training import store
+def notebook_rows() -> list[dict]:
+    """List the notebooks for notebook 00: section, what each shows, and seconds."""
+    from sos.training import store  # the options' listing needs no packages
 
-    measured = run_times()
-    rows = []
+    measured, rows = run_times(), []
     for notebook in NOTEBOOKS:
-        needed = [profiles.PROFILES["demo"].experiments[name] for name in notebook.experiments]
+        needed = [EXPERIMENTS[name] for name in notebook.experiments]
         trained = [store.recorded_seconds(e, "released") for e in needed]
         seconds = measured.get(notebook.name)
         rows.append(
-            (
-                f"[{notebook.name}]({notebook.name}.ipynb)",
-                notebook.section,
-                notebook.shows,
-                report.NOT_RUN if seconds is None else f"{seconds:.0f} s",
-                report.NOT_RUN if None in trained else minutes(sum(trained)) if trained else "–",
-            )
+            {
+                "notebook": f"[{notebook.name}]({notebook.name}.ipynb)",
+                "section": notebook.section,
+                "shows": notebook.shows,
+                "with released weights": None if seconds is None else f"{seconds:.0f} s",
+                "training it needs": _training(trained),
+            }
         )
-    header = ("notebook", "section", "shows", "with released weights", "training it needs")
-    return report.markdown_table(header, rows)
+    return rows
+
+
+def _training(seconds: list[float | None]) -> str | None:
+    if None in seconds:
+        return None
+    return minutes(sum(seconds)) if seconds else "–"

@@ -11,7 +11,7 @@ def device() -> torch.device:
 
 
 def generator(purpose: str, *numbers: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """Return a random stream of its own for each purpose and step, so that resuming needs no state."""
+    """Return a random stream for each purpose and step, so that resuming needs no state."""
     digest = hashlib.sha256(repr((purpose, *numbers)).encode()).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
@@ -19,8 +19,8 @@ def generator(purpose: str, *numbers: int, device: str | torch.device = "cpu") -
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Tell whether bfloat16 convolutions are faster than float32 ones on a device.
 
-    They are on Ampere and later, with AMX, and on CPUs that multiply pairs of bfloat16 (AVX512_BF16,
-    on a Zen 4 at twice the rate of float32).
+    They are on Ampere and later, with AMX, and on CPUs that multiply pairs of bfloat16
+    (AVX512_BF16, on a Zen 4 at twice the rate of float32).
     """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)

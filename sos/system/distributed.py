@@ -1,7 +1,8 @@
 """Train one model with several processes, started by torchrun or accelerate.
 
-Every process makes the same batch and the same noise from the same streams and takes its share, so
-that how many there are changes nothing but the order of sums. Outside of `process_group` there is one.
+Every process makes the same batch and the same noise from the same streams and takes its share.
+Results are therefore the same for any number of processes, up to rounding. Outside of
+`process_group` there is one.
 """
 
 import os

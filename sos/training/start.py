@@ -13,7 +13,7 @@ from sos.models.networks import DIAGONAL_FLOOR
 
 
 def entropy_target(images: Tensor, network: Network, rule: str, kl_target: float) -> float:
-    """Compute ξ_H (nats) by one of the RULES, "ppca" or "markov", from uint8 images (N, C, H, W)."""
+    """Compute ξ_H (nats) by one of the RULES from uint8 images (N, C, H, W)."""
     return RULES[rule](images, network, kl_target)
 
 

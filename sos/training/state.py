@@ -141,7 +141,7 @@ class TrainingState:
             self.last_good = copy.deepcopy(self.vae.state_dict())
 
     def has_exploded(self, terms) -> bool:
-        """Tell whether to stop, by `stop_at_variance`; the last finite weights are then the model's.
+        """Tell whether to stop, by `stop_at_variance`, with the last finite weights.
 
         Without it what is not finite is left to `record`, which raises.
         """

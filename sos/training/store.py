@@ -23,7 +23,7 @@ CACHE = paths.CACHE / "models"
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model with the record of how it came about."""
+    """Hold a trained model with the record of how it came about."""
 
     experiment: Experiment
     vae: VAE
@@ -32,17 +32,23 @@ class Model:
     folder: Path
 
 
+# Settings younger than the first released models: at these values they are no part of the key, so
+# that older models keep theirs.
+YOUNGER = {
+    ("network", "neighbourhood"): 0,
+    ("objective", "rank_entropy_factor"): 1.0,
+    ("training", "stop_at_variance"): None,
+}
+
+
 def cache_key(experiment: Experiment) -> str:
-    """Name and twelve hexadecimal digits of the SHA-256 of configuration, data and code version."""
+    """Return name and twelve hexadecimal digits, of the SHA-256 of settings, data, code version."""
     settings = asdict(experiment)
     settings["data"] = datasets.cache_key(experiment.data, "train")
     settings["version"] = loop.VERSION
-    if not experiment.network.neighbourhood:  # younger than the first released models
-        del settings["network"]["neighbourhood"]
-    if experiment.objective.rank_entropy_factor == 1:
-        del settings["objective"]["rank_entropy_factor"]
-    if experiment.training.stop_at_variance is None:
-        del settings["training"]["stop_at_variance"]
+    for (group, name), value in YOUNGER.items():
+        if settings[group][name] == value:
+            del settings[group][name]
     text = json.dumps(settings, sort_keys=True)
     return f"{experiment.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -51,7 +57,7 @@ WEIGHTS = ("released", "train", "fresh")
 
 
 def find(experiment: Experiment, weights: str = "released") -> Path | None:
-    """The folder of a finished model: in the cache, or with "released" among the released ones."""
+    """Return a finished model's folder: in the cache, with "released" also of released models."""
     if weights not in WEIGHTS:
         raise ValueError(f"weights is {weights!r}; expected one of {', '.join(WEIGHTS)}")
     places = {"released": (paths.RELEASED, CACHE), "train": (CACHE,), "fresh": ()}[weights]
@@ -62,7 +68,7 @@ def find(experiment: Experiment, weights: str = "released") -> Path | None:
 
 
 def load_or_train(experiment: Experiment, weights: str = "released") -> Model:
-    """The trained model: released weights, a cached training, or a training that starts or goes on.
+    """Load released weights or a cached training, or else train, from where it was stopped.
 
     `weights="train"` passes over the released weights, "fresh" over the cache too: a new training
     then takes the cached one's place once it is finished. A model whose file does not match its
@@ -92,7 +98,7 @@ def load_or_train(experiment: Experiment, weights: str = "released") -> Model:
 def recorded_seconds(
     experiment: Experiment, weights: str = "any", of: str = "meta.json"
 ) -> float | None:
-    """How long this training, or `of` evaluation.json its measuring, took when last done.
+    """Return how long this training, or `of` evaluation.json its measuring, took when last done.
 
     Here, or for the released weights.
     """
@@ -104,14 +110,14 @@ def recorded_seconds(
 
 
 def steps_done(experiment: Experiment, weights: str) -> int:
-    """Steps of an interrupted training that the next call goes on from."""
+    """Count the steps of an interrupted training, from which the next call goes on."""
     suffix = "fresh" if weights == "fresh" else "partial"
     file = CACHE / f"{cache_key(experiment)}.{suffix}" / "checkpoint.pt"
     return checkpoint_step(file) if file.exists() else 0
 
 
 def rounded(vae: VAE) -> dict[str, Tensor]:
-    """Weights as they are released, those of VAEs in half precision; running statistics as is."""
+    """Round weights as they are released, those of VAEs to half precision, not statistics."""
     parameters = {name for name, _ in vae.named_parameters()}
     return {
         name: value.detach().cpu().to(vae.released_dtype) if name in parameters else value.cpu()
@@ -120,7 +126,7 @@ def rounded(vae: VAE) -> dict[str, Tensor]:
 
 
 def save(experiment: Experiment, run: loop.Run, folder: Path) -> None:
-    """Weights, history and record in a folder that appears whole or not at all."""
+    """Write weights, history and record into a folder that appears whole or not at all."""
     with paths.replacing(folder) as temporary:
         temporary.mkdir(parents=True)
         tensors = {name: value.contiguous() for name, value in rounded(run.vae).items()}
@@ -143,6 +149,7 @@ def save(experiment: Experiment, run: loop.Run, folder: Path) -> None:
 
 
 def load(experiment: Experiment, folder: Path) -> Model:
+    """Load a finished model; raise ValueError where its file is not the recorded one."""
     meta = json.loads((folder / "meta.json").read_text())
     file = folder / "weights.safetensors"
     if datasets.digest(file) != meta["weights_sha256"]:
@@ -159,7 +166,7 @@ def load(experiment: Experiment, folder: Path) -> Model:
 
 
 def provenance(models: dict[str, Model]) -> dict:
-    """What results were computed on, and the SHA-256 of the weights behind them."""
+    """Return what results were computed on, and the SHA-256 of the weights behind them."""
     weights = {name: model.meta["weights_sha256"] for name, model in models.items()}
     data = {name: model.experiment.data for name, model in models.items()}
     read = {name: d.name for name, d in data.items() if d.folder}
@@ -167,7 +174,7 @@ def provenance(models: dict[str, Model]) -> dict:
 
 
 def machine() -> dict[str, str | int]:
-    """What a result was computed on."""
+    """Return what a result was computed on."""
     where = devices.device()
     if where.type == "cuda":
         name = torch.cuda.get_device_name(where)
