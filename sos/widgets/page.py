@@ -22,6 +22,11 @@ from sos.widgets.surface import (
 )
 
 TEMPLATE = HERE / "page.html"
+ABOUT_EDITING = (  # what a page for painting says of itself
+    "Each button is a distribution over images that the decoder of a variational autoencoder "
+    "predicted. Paint on it, and the rest of the image follows: the mean, or a sample, of the "
+    "distribution given your strokes. All of it is computed in this page; nothing is sent away."
+)
 
 
 def export_page(
