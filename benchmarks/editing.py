@@ -22,7 +22,7 @@ from timing import medians
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sos.distributions.low_rank_normal import LowRankNormal  # noqa: E402
-from sos.figures.report import markdown_table, number  # noqa: E402
+from sos.figures.tables import markdown_table, number  # noqa: E402
 from sos.widgets import Sampler, export_page  # noqa: E402
 from tests import browser  # noqa: E402
 

@@ -26,12 +26,12 @@ from sos.distributions.sparse_precision_normal import (
     SparsePrecisionNormal,
     offsets,
 )
-from sos.figures import report  # noqa: E402
+from sos.figures.labels import KIND  # noqa: E402
 from sos.system import devices  # noqa: E402
 from sos.training import store  # noqa: E402
 
 NEIGHBOURHOOD, RANK = 5, 25
-NAMES = {kind: report.KIND[kind] for kind in ("dorta", "sos", "hybrid")}
+NAMES = {kind: KIND[kind] for kind in ("dorta", "sos", "hybrid")}
 
 
 def inputs(batch: int, side: int) -> dict[str, torch.Tensor]:

@@ -31,10 +31,11 @@ HOSTILE = {
     "LC_ALL": "POSIX",
     "FORCE_COLOR": "1",
 }
-PICTURE = (
-    "from matplotlib import pyplot as plt\nfrom sos import plots\nfigure, _ = plt.subplots()\n"
-)
-SHOWS = PICTURE + "plots.save(figure, 'toy', 'demo')"
+PICTURE = """from matplotlib import pyplot as plt
+from sos.figures import save
+figure, _ = plt.subplots()
+"""
+SHOWS = PICTURE + "save(figure, 'toy', 'demo')"
 
 
 @pytest.fixture
@@ -142,7 +143,9 @@ import sys, numpy, torch
 from pathlib import Path
 from matplotlib import pyplot
 from safetensors.torch import save_file
-from sos import datasets, paths, plots
+from sos import datasets
+from sos.figures import save
+from sos.system import paths
 place = Path(sys.argv[1])
 paths.FIGURES = place
 x = torch.rand(2**19)
@@ -155,7 +158,7 @@ def file(write):
 def figure():
     figure = pyplot.figure(figsize=(20, 20))
     figure.add_subplot().imshow(numpy.tile(picture, (2, 2, 1)), interpolation="nearest")
-    plots.save(figure, "figure", "demo")
+    save(figure, "figure", "demo")
 
 images = [{"images": numpy.zeros((60, 3, 64, 64), numpy.uint8)}] * 9
 attempts = {
@@ -250,7 +253,7 @@ def test_a_signal_ends_everything_without_noise(only, until, number, tmp_path):
 ])  # fmt: skip
 def test_what_is_drawn_by_hand_changes_no_tracked_file(kernel, variables, expected):
     start = "from ipykernel.kernelapp import IPKernelApp; IPKernelApp.instance(); " * kernel
-    program = f"{start}from sos import paths; print(paths.FIGURES)"
+    program = f"{start}from sos.system import paths; print(paths.FIGURES)"
     places = ("SOS_FIGURES", "SOS_EXECUTED")
     environment = {k: v for k, v in os.environ.items() if k not in places} | variables
     done = subprocess.run(

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sos import profiles
-from sos.figures.report import last_values
+from sos.figures.tables import last_values
 from sos.system import paths
 from sos.training import store
 

@@ -69,7 +69,7 @@ def tile(images: Tensor, columns: int, inches: float = 0.0) -> np.ndarray:
     """
     images = enlarged(images.detach().cpu().float(), inches).clamp(0, 1).expand(-1, 3, -1, -1)
     height, width = images.shape[-2:]
-    gap, rows = max(1, round(GAP * width)), -(-len(images) // columns)
+    gap, rows = max(2, round(GAP * width)), -(-len(images) // columns)
     canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
     for k, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
         top, left = (k // columns) * (height + gap), (k % columns) * (width + gap)

@@ -54,7 +54,7 @@ class Estimate:
     """Wall-clock seconds of each part of a run; None where nothing is known."""
 
     images: float | None
-    store: float | None
+    models: float | None
     notebooks: float
 
     @property

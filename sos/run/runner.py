@@ -127,10 +127,10 @@ class WholeRun:
 
         recorded = run_times()
         # Without an estimate every model counts alike, and as much as ten notebooks do.
-        store = 60.0 * len(experiments) if estimate is None else estimate.models or 0.0
-        self.of_model = store / max(1, len(experiments))
+        models = 60.0 * len(experiments) if estimate is None else estimate.models or 0.0
+        self.of_model = models / max(1, len(experiments))
         self.of_notebook = {n.name: recorded.get(n.name, 6.0) for n in notebooks}
-        total = store + sum(self.of_notebook.values())
+        total = models + sum(self.of_notebook.values())
         shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
         self.bar = tqdm(desc="whole run", total=total, bar_format=shape)
 

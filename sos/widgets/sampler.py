@@ -11,7 +11,7 @@ from sos.analysis.components import sweep, sweep_values
 from sos.analysis.editing import Shape
 from sos.analysis.interpolation import slerp
 from sos.distributions.low_rank_normal import LowRankNormal
-from sos.figures.plots import tile
+from sos.figures.panels import tile
 from sos.models.vae import VAE
 from sos.widgets.pictures import Still, comfortable_zoom, png
 from sos.widgets.surface import Editor, check_canvas
