@@ -307,7 +307,7 @@ def test_every_other_pixel_is_a_marginal(exact):
     p, shape = build("colour")
     if exact:
         p = p.condition(torch.tensor([0, 7]), 0.5)
-    q = editing.every(p, shape, 2)
+    q = editing.decimate(p, shape, 2)
     kept = torch.arange(36).view(shape)[:, ::2, ::2].flatten()
     torch.testing.assert_close(q.mean, p.mean[kept])
     torch.testing.assert_close(q.variance, p.variance[kept])

@@ -66,7 +66,7 @@ def test_change_leaves_painted_pixels_out():
 
 def test_own_images_have_no_known_regions():
     data = Data("folder", 32, 32, 3, 5, 5, 5, folder="nowhere")
-    assert not regions.known(data) and regions.known(FACES)
+    assert not regions.has_masks(data) and regions.has_masks(FACES)
     with pytest.raises(ValueError, match="without --faces"):
         regions.scenes(data, 3)
 

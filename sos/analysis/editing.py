@@ -220,7 +220,7 @@ def check_shape(p: LowRankNormal, shape: Shape) -> None:
         )
 
 
-def every(p: LowRankNormal, shape: Shape, step: int) -> LowRankNormal:
+def decimate(p: LowRankNormal, shape: Shape, step: int) -> LowRankNormal:
     """Return the marginal distribution of every step-th pixel along both axes, in float64."""
     check_shape(p, shape)
     kept = torch.arange(p.event_shape[0]).unflatten(0, shape)[:, ::step, ::step].flatten()
@@ -253,7 +253,7 @@ def removed_variance(p: LowRankNormal, shape: Shape, noise_variance: float = 0.0
     return removed.reshape(shape[1:])
 
 
-def reveal(
+def error_curve(
     p: LowRankNormal, truth: Tensor, pixels: Sequence[int], shape: Shape, std: float = 0.0
 ) -> list[float]:
     """Compute the conditional mean's root mean square error as pixels of an image are revealed.
@@ -267,7 +267,7 @@ def reveal(
     return [(mean - flat).square().mean().sqrt().item() for mean in means]
 
 
-def telling(
+def information_curves(
     p: LowRankNormal, images: Tensor, count: int, std: float
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Measure what knowing pixels is worth, most telling first and in random order.
@@ -284,9 +284,9 @@ def telling(
         random = torch.randperm(shape[1] * shape[2], generator=stream)[:count].tolist()
         left["most telling first"].append(variances)
         left["random order"].append(remaining(one, random, shape, std))
-        errors["most telling, soft"].append(reveal(one, truth, best, shape, std))
-        errors["random, soft"].append(reveal(one, truth, random, shape, std))
-        errors["most telling, exact"].append(reveal(one, truth, best, shape))
+        errors["most telling, soft"].append(error_curve(one, truth, best, shape, std))
+        errors["random, soft"].append(error_curve(one, truth, random, shape, std))
+        errors["most telling, exact"].append(error_curve(one, truth, best, shape))
     mean = {k: torch.tensor(v).mean(0) for k, v in left.items()}
     shares = {k: (v / v[0]).tolist() for k, v in mean.items()}
     return shares, {k: torch.tensor(v).mean(0).tolist() for k, v in errors.items()}

@@ -82,7 +82,7 @@ def statistics_of(
     return first
 
 
-def floor(data: Data, count: int, generated: int, extractor_name: str) -> float:
+def real_vs_real_distance(data: Data, count: int, generated: int, extractor_name: str) -> float:
     """Compute the distance of two disjoint sets of real images, which a perfect model would reach.
 
     The first are `count` test images. The second are training images, as many as are generated, if
@@ -201,7 +201,7 @@ def distances(model: Model, key: dict, extractor_name: str) -> dict[str, float]:
         title = f"{model.experiment.name} {kind}"
         fake = statistics_of(generated(model, made, kind), made, extractor_name, title)
         result[f"distance_{kind}"] = metrics.frechet_distance(fake, real)
-    return result | {"distance_floor": floor(data, count, made, extractor_name)}
+    return result | {"distance_floor": real_vs_real_distance(data, count, made, extractor_name)}
 
 
 def distance_of(flat: Tensor, data: Data, settings: Evaluation) -> float:

@@ -40,7 +40,7 @@ class Scenes:
         return self.masks[number, self.names.index(name)].numpy()
 
 
-def known(data: Data) -> bool:
+def has_masks(data: Data) -> bool:
     """Return whether regions are known, as for simulated images but not for those of a folder."""
     return data.name in GROUPS
 
@@ -50,7 +50,7 @@ def scenes(data: Data, count: int, split: str = "test") -> Scenes:
 
     Raises ValueError for images whose regions are not known.
     """
-    if not known(data):
+    if not has_masks(data):
         raise ValueError(
             f"regions are known for simulated images ({', '.join(GROUPS)}), not for "
             f"{data.name!r}: run without --faces, or skip what needs them"
@@ -136,7 +136,7 @@ def coded_colours(model: Model, count: int) -> dict[str, dict[str, float]]:
     return result
 
 
-def deepest(mask: np.ndarray) -> tuple[float, float]:
+def interior_point(mask: np.ndarray) -> tuple[float, float]:
     """Return the centre (x, y) of the pixel that is farthest from the border of a region (H, W)."""
     depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), mask.shape)
@@ -188,7 +188,7 @@ def edit_effects(p: LowRankNormal, scenes: Scenes, size: float, std: float) -> T
             if not mask.any() or not source.any():
                 continue  # for example a bald head has no hair
             colour = scenes.images[other][:, source].mean(1)
-            pixels = editing.brush([deepest(mask.numpy())], size, shape)
+            pixels = editing.brush([interior_point(mask.numpy())], size, shape)
             dab = editing.stroke(pixels, colour.tolist(), shape, std)
             after = editing.condition(one, [dab], shape).mean.unflatten(-1, shape).cpu()
             painted = torch.zeros(height * width, dtype=torch.bool)

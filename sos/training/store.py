@@ -175,14 +175,14 @@ def provenance(models: dict[str, Model]) -> dict:
 
 def machine() -> dict[str, str | int]:
     """Return what a result was computed on."""
-    where = devices.device()
-    if where.type == "cuda":
-        name = torch.cuda.get_device_name(where)
+    device = devices.device()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
     else:  # what kernels the processor gets, AVX2 for instance, says more than what it is called
         name = f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
     return {
         "device": name,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "bfloat16": devices.has_fast_bfloat16(where),
+        "bfloat16": devices.has_fast_bfloat16(device),
     }
