@@ -7,9 +7,9 @@ from sos.config import Data, Evaluation, Experiment, Network, Objective, Profile
 
 
 def _pair(data: Data, sos: Network, objective: Objective, training: Training) -> tuple:
-    """β-VAE and SOS-VAE on the same data: they differ in the observation distribution alone.
+    """Make β-VAE and SOS-VAE on the same data, which differ in the observation distribution alone.
 
-    The β-VAE has rank 0, a learnt diagonal and no entropy constraint (§3.3: "detrimental"); a nat
+    The β-VAE has rank 0, a learnt diagonal and no entropy constraint (§3.3: "detrimental"). A nat
     of KL is worth hundreds of times less to it, so that its multiplier keeps the authors' pace.
     """
     return (
@@ -25,11 +25,12 @@ def _pair(data: Data, sos: Network, objective: Objective, training: Training) ->
 
 
 def _gray(data: Data, sos: Network, objective: Objective, training: Training) -> tuple:
-    """The gray faces of §4.1: β-VAE, SOS-VAE, and a sparse precision in three ways.
+    """Make the gray faces of §4.1: β-VAE, SOS-VAE, and a sparse precision in three ways.
 
-    As Dorta et al. have it; with a constraint on its entropy, as only the SOS-VAE has in the
-    paper; and in the place of the SOS-VAE's D, which is not in the paper. There L is the size of
-    what P leaves, so that the likelihood finds the size of P and needs no constraint.
+    The first is that of Dorta et al. The second has a constraint on its entropy, which only the
+    SOS-VAE has in the paper. The third puts the sparse precision in the place of the SOS-VAE's D,
+    which is not in the paper. There L is the size of what P leaves, so that the likelihood finds
+    the size of P and needs no constraint.
     """
     beta, low_rank = _pair(data, sos, objective, training)
     sparse = replace(sos, rank=0, diagonal=None, neighbourhood=5)
@@ -51,10 +52,11 @@ def _gray(data: Data, sos: Network, objective: Objective, training: Training) ->
 
 
 def _bare(data: Data, small: Data, rank: int, training: Training) -> tuple:
-    """Section 4.5: no network, and D = εI or, on smaller images, a learnt diagonal.
+    """Make the models of §4.5: no network, and D = εI or, on smaller images, a learnt diagonal.
 
-    "paper" is trained as the paper has it, "free" and "span" without the entropy constraint, to
-    the maximum of the likelihood. "shrunk" has three quarters of the target of "paper".
+    "paper" is trained as the paper has it. "free" and "span" are trained without the entropy
+    constraint, to the maximum of the likelihood. "shrunk" has three quarters of the target of
+    "paper".
     """
     network = Network(width=0, latent=0, rank=rank)
     whole = Objective(0.0, "ppca")
@@ -84,12 +86,12 @@ REMEDIES = (
 
 
 def _ablation(data: Data, network: Network, objective: Objective, training: Training) -> tuple:
-    """Appendix A: the SOS-VAE with each of its remedies on or off, plain gradients throughout.
+    """Make Appendix A: the SOS-VAE with each of its remedies on or off, all with plain gradients.
 
-    The remedies are a fixed diagonal, a constraint on the entropy, and pre-training of the mean; a
-    name has those that are on. All learning rates are constant, as in the paper, but those of the
-    "scheduled" trainings and of the ones with another target: there the rate rises over the first
-    steps after pre-training and decays.
+    The remedies are a fixed diagonal, a constraint on the entropy, and pre-training of the mean. A
+    name has those that are on. Learning rates are constant, as in the paper. Exceptions are the
+    "scheduled" trainings and those with another target, in which the rate rises over the first
+    steps after pre-training and then decays.
     """
     made = {}
     for on in product((True, False), repeat=3):
@@ -284,10 +286,10 @@ OFFICIAL = {"train": 162_770, "validation": 19_867, "test": 19_962}  # images of
 
 
 def profile(name: str = "demo", images: dict | None = None) -> Profile:
-    """A row of PROFILES, with other images than simulated ones where `images` names a place.
+    """Return a row of PROFILES, with other images than simulated ones where `images` names a place.
 
-    "faces": a folder of images; "celeba", "biobank": the paper's data sets. Other entries are
-    fields of `Data` for these, as "partition".
+    The entry "faces" of `images` is a folder of images; "celeba" and "biobank" are the paper's data
+    sets. Other entries are fields of `Data` for these, such as "partition".
     """
     how = dict(images or {})
     faces, celeba, biobank = (how.pop(key, None) for key in ("faces", "celeba", "biobank"))

@@ -14,10 +14,11 @@ AUTHORS_OTHERS = 0.03
 def sweep(
     p: LowRankNormal, noise_factor: Tensor, noise_diag: Tensor, scales: Tensor, values: Tensor
 ) -> Tensor:
-    """Each component in turn at each of `values` while the others keep their `scales` (eq. 5).
+    """Move each component to each of `values` while the others keep their `scales` (eq. 5).
 
-    μ + U diag(s a) Vᵀω_p + √D ω_d for noises (R,) and (S,), scales (R,) and values (T,); p is one
-    distribution over flat images. (R, T, S): row r is the image at `scales`, moved along u_r.
+    The images are μ + U diag(s a) Vᵀω_p + √D ω_d, for one distribution p over flat images, noises
+    (R,) and (S,), scales (R,) and values (T,). The result is (R, T, S). Its row r is the image at
+    `scales`, moved along u_r.
     """
     directions, lengths, rotation = p.principal_components()
     along = lengths * (rotation.mT @ noise_factor.to(rotation)).to(lengths)  # s_r v_rᵀω_p
@@ -28,13 +29,16 @@ def sweep(
 
 
 def sweep_values(reach: float = 5.0, interval: float = 0.5) -> Tensor:
-    """The paper's -5, -4.5 … +5."""
+    """Return the values of the paper's sweeps: -5, -4.5 … +5."""
     steps = round(2 * reach / interval)
     return torch.linspace(-reach, reach, steps + 1)
 
 
 def tiles(p: LowRankNormal, shape: Shape, seed: int, others: float = 1.0) -> Tensor:
-    """Figures 5, 9 and 10: `sweep` over the paper's values with random noise (R, T, C, H, W)."""
+    """Draw the images (R, T, C, H, W) of Figures 5, 9 and 10: `sweep` over the paper's values.
+
+    The noise is random.
+    """
     stream = generator("component tiles", seed, device=p.loc.device)
     noise_factor = torch.randn(p.rank, generator=stream, device=p.loc.device)
     noise_diag = torch.randn(p.event_shape, generator=stream, device=p.loc.device)

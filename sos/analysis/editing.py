@@ -22,7 +22,7 @@ Shape = tuple[int, int, int]  # channels, height, width
 
 @dataclass(frozen=True)
 class Stroke:
-    """Painted pixels, their one colour, and the standard deviation of the edit's noise."""
+    """Hold painted pixels, their one colour, and the standard deviation of the edit's noise."""
 
     pixels: tuple[int, ...]
     colour: tuple[float, ...]  # one number per channel, in [0, 1]
@@ -81,7 +81,7 @@ def brush(points: Sequence[tuple[float, float]], size: float, shape: Shape) -> l
     """Return the pixels under a round brush of `size` pixels along `points`, (x, y) in pixels.
 
     A pixel is painted if its centre lies within size / 2 of the path, or if it holds one of the
-    points. What falls off the canvas is lost. `observation.js` draws by the same rule. Raises
+    points. Pixels off the canvas are left out. `observation.js` draws by the same rule. Raises
     ValueError for points and sizes that are not finite, and for sizes that are not positive.
     """
     path = np.asarray(points, dtype=float)
@@ -127,7 +127,7 @@ def soft(strokes: Iterable[Stroke], std: float) -> list[Stroke]:
 
 
 def edits(strokes: Iterable[Stroke], shape: Shape) -> tuple[Tensor, Tensor, Tensor]:
-    """Combine strokes into edits: flat indices (q,), values (q,), noise variances (q,).
+    """Combine strokes into edits: flat indices (q,), values (q,) and noise variances (q,).
 
     Where strokes overlap, the last one holds.
     """
@@ -146,7 +146,7 @@ def edits(strokes: Iterable[Stroke], shape: Shape) -> tuple[Tensor, Tensor, Tens
 def condition(p: LowRankNormal, strokes: Iterable[Stroke], shape: Shape) -> LowRankNormal:
     """Condition p on all strokes at once (eq. 7).
 
-    The result is again a LowRankNormal, and p itself without strokes.
+    The result is again a LowRankNormal. Without strokes it is p itself.
     """
     check_shape(p, shape)
     index, values, variance = (x.to(p.loc.device) for x in edits(strokes, shape))
@@ -186,9 +186,9 @@ def condition_sample(
 ) -> Tensor:
     """Condition a sample y of p by Matheron's rule: y + Σ₁₂(Σ₂₂ + T)⁻¹(b - Tʹη - y₂).
 
-    It moves y only as far as the edits need (Wilson et al., 2021). The results are exact samples of
-    the conditional distribution, and vary smoothly with the edits. `noise` (S,) are the standard
-    normal η of soft edits, T = TʹTʹ.
+    The rule moves y only as far as the edits need (Wilson et al., 2021). The results are exact
+    samples of the conditional distribution (eq. 7), and vary smoothly with the edits. `noise` (S,)
+    holds the standard normal η of soft edits, with T = TʹTʹ.
     """
     check_shape(p, shape)
     index, values, variance = (x.to(p.loc.device) for x in edits(strokes, shape))
@@ -231,8 +231,9 @@ def decimate(p: LowRankNormal, shape: Shape, step: int) -> LowRankNormal:
 def removed_variance(p: LowRankNormal, shape: Shape, noise_variance: float = 0.0) -> Tensor:
     """Compute how much variance of the whole image each pixel's colour removes: (H, W), float64.
 
-    For the values 2 of one pixel it is tr(Σ·₂(Σ₂₂ + τI)⁻¹Σ₂·), where Σ₂·Σ·₂ = P₂GP₂ᵀ + P₂P₂ᵀD₂ +
-    D₂P₂P₂ᵀ + D₂² and G = PᵀP. These are C×C matrices, one for each pixel.
+    For the values 2 of one pixel it is tr(Σ·₂(Σ₂₂ + τI)⁻¹Σ₂·) (from eq. 7). There
+    Σ₂·Σ·₂ = P₂GP₂ᵀ + P₂P₂ᵀD₂ + D₂P₂P₂ᵀ + D₂², with G = PᵀP. These are C×C
+    matrices, one for each pixel.
     """
     check_shape(p, shape)
     channels = shape[0]
@@ -272,10 +273,10 @@ def information_curves(
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Measure what knowing pixels is worth, most telling first and in random order.
 
-    p is the batch (N,) of distributions of images (N, C, H, W). Returns two groups of curves, which
-    are means over the images after 0 … count pixels: the share of the variance that soft edits
-    leave, and the error of the conditional mean, after soft and exact edits, on the image that the
-    pixels come from.
+    p is the batch (N,) of distributions of images (N, C, H, W). The result is two groups of curves,
+    which are means over the images after 0 … count pixels. The first group is the share of the
+    variance that soft edits leave. The second is the error of the conditional mean, after soft and
+    exact edits, on the image that the pixels come from.
     """
     shape, stream = tuple(images.shape[1:]), torch.Generator().manual_seed(0)
     left, errors = defaultdict(list), defaultdict(list)
@@ -307,7 +308,7 @@ def greedy_pixels(
     """Choose the pixels that tell most: each removes the most variance given those before it.
 
     Returns their numbers, and the mean variance per value that is left after none, one, two …
-    Colours do not matter, because the conditional variance of a normal is the same for all.
+    pixels. Colours do not matter, because the conditional variance of a normal is the same for all.
     """
     pixels, given, std = [], p, math.sqrt(noise_variance)
     for _ in range(count):

@@ -45,7 +45,10 @@ def extractor(name: str) -> metrics.Extractor:
 def real_statistics(
     data: Data, split: str, count: int, extractor_name: str
 ) -> metrics.FeatureStatistics:
-    """Feature statistics of the first `count` images of a split, cached on disk."""
+    """Compute the feature statistics of the first `count` images of a split, cached on disk.
+
+    Raises ValueError where the split has fewer images.
+    """
     name = f"{datasets.cache_key(data, split)}-{count}-{extractor_name}.npz"
     file = paths.CACHE / "statistics" / name
     if distributed.broadcast(file.exists()):
@@ -64,7 +67,7 @@ def real_statistics(
 
 
 def starts(count: int) -> range:
-    """Where those of the batches of `count` images begin that are this process's to look after."""
+    """Return where this process's batches begin among `count` images."""
     return range(0, count, BATCH)[distributed.process_index() :: distributed.world_size()]
 
 
@@ -85,8 +88,8 @@ def statistics_of(
 def real_vs_real_distance(data: Data, count: int, generated: int, extractor_name: str) -> float:
     """Compute the distance of two disjoint sets of real images, which a perfect model would reach.
 
-    The first are `count` test images. The second are training images, as many as are generated, if
-    there are so many.
+    The first set is `count` test images. The second is training images, as many as are generated,
+    if there are so many.
     """
     test = real_statistics(data, "test", count, extractor_name)
     others = min(generated, datasets.count(data, "train"))
@@ -149,7 +152,10 @@ def write_pngs(model: Model, settings: Evaluation) -> None:
 
 
 def load_or_measure(model: Model, settings: Evaluation) -> dict[str, float]:
-    """The measurements of a model: released with its weights, cached, or made now and cached."""
+    """Return a model's measurements, which are released with its weights, cached, or made now.
+
+    Measurements that are made now are cached.
+    """
     key = cache_key(model, settings)
     numbers = distributed.broadcast(measured(model, key))
     if numbers is not None:
@@ -165,7 +171,7 @@ def load_or_measure(model: Model, settings: Evaluation) -> dict[str, float]:
 
 
 def measured(model: Model, key: dict) -> dict[str, float] | None:
-    """The measurements of a cache key, if they have been made."""
+    """Return the measurements of a cache key, or None where they have not been made."""
     for file in (model.folder / "evaluation.json", cached_file(model, key)):
         if file.exists():
             content = json.loads(file.read_text())
@@ -175,7 +181,7 @@ def measured(model: Model, key: dict) -> dict[str, float] | None:
 
 
 def cache_key(model: Model, settings: Evaluation) -> dict[str, str | int]:
-    """What determines the measurements: weights, test images, how many, extractor, code."""
+    """Return what determines the measurements: weights, test images, number, extractor, code."""
     available = datasets.count(model.experiment.data, "test")
     more = {} if settings.generated is None else {"generated": settings.generated}
     return more | {
@@ -188,12 +194,13 @@ def cache_key(model: Model, settings: Evaluation) -> dict[str, str | int]:
 
 
 def cached_file(model: Model, key: dict) -> Path:
+    """Return the file in the cache for the measurements with this cache key."""
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
     return paths.CACHE / "evaluations" / f"{model.experiment.name}-{name}.json"
 
 
 def distances(model: Model, key: dict, extractor_name: str) -> dict[str, float]:
-    """Fréchet distances of means and samples to test images, and the floor."""
+    """Compute the Fréchet distances of means and samples to test images, and the floor."""
     data, result, count = model.experiment.data, {}, key["images"]
     made = key.get("generated", count)
     real = real_statistics(data, "test", count, extractor_name)

@@ -19,11 +19,12 @@ def _blend(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
-    """(sin((1 - t) w) a + sin(t w) b) / sin w, w the angle between a and b (eq. 8).
+    """Interpolate spherically: (sin((1 - t) w) a + sin(t w) b) / sin w, at the angle w (eq. 8).
 
-    a, b (..., n); t a number or (...). The angle is that of the normalised vectors, the blend that
-    of the vectors themselves. Parallel and zero vectors are blended linearly; opposite ones pass
-    through a perpendicular of a's, their lengths blended linearly.
+    a and b are (..., n), and t is a number or (...). The angle w is that between the normalised
+    vectors; the blend is that of the vectors themselves. Parallel and zero vectors are blended
+    linearly. Opposite vectors pass through a perpendicular of a, and their lengths are blended
+    linearly.
     """
     a, b = torch.broadcast_tensors(a, b)
     t = torch.as_tensor(t, dtype=a.dtype, device=a.device).unsqueeze(-1)
@@ -51,14 +52,15 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
 def bilinear_at(corners: Tensor, x: Tensor | float, y: Tensor | float) -> Tensor:
     """Interpolate spherically on a square (eq. 8), between corners (4, n) at x, y in [0, 1].
 
-    Corners are top left, top right, bottom left, bottom right; x runs to the right, y down.
+    The corners are top left, top right, bottom left and bottom right. x runs to the right and y
+    down.
     """
     top, bottom = (slerp(corners[k], corners[k + 1], x) for k in (0, 2))
     return slerp(top, bottom, y)
 
 
 def bilinear(corners: Tensor, steps: int) -> Tensor:
-    """Apply `bilinear_at` on a grid, row by row: (4, n) → (steps², n).
+    """Apply `bilinear_at` on a grid, row by row, from corners (4, n) to (steps², n).
 
     Raises ValueError for corners of another shape and for fewer than 2 steps.
     """
@@ -78,7 +80,7 @@ def corners_of(steps: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Square:
-    """Four samples of one distribution as the corners of a square, for one ω_d (eq. 4)."""
+    """Hold four samples of one distribution as the corners of a square, for one ω_d (eq. 4)."""
 
     p: LowRankNormal  # one distribution over flat images
     corners: Tensor  # ω_p (4, R)
@@ -99,7 +101,7 @@ def square(p: LowRankNormal, seed: int) -> Square:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One square interpolated both ways: images (steps², C, H, W), and their costs and errors."""
+    """Hold one square interpolated both ways: images (steps², C, H, W), costs and errors."""
 
     observation: Tensor
     latent: Tensor
@@ -110,9 +112,9 @@ class Comparison:
 def compare(vae: VAE, between: Square, steps: int) -> Comparison:
     """Compare a square of samples with the square from latent codes of the same corners.
 
-    The corner images are encoded, their codes m(x) interpolated (eq. 8), and each code is decoded
-    to its mean, because a sample would need a noise ω_p, which is what the observation space
-    interpolates.
+    The corner images are encoded, and their codes m(x) are interpolated (eq. 8). Each code is
+    decoded to its mean, because a sample would need a noise ω_p, which is what the observation
+    space interpolates.
     """
     ours = vae.images(between.images(steps))
     codes = bilinear(vae.encode(ours[corners_of(steps)].clamp(0, 1))[0], steps)
@@ -131,7 +133,7 @@ def compare(vae: VAE, between: Square, steps: int) -> Comparison:
 def middle_lengths(corners: Tensor) -> dict[str, float]:
     """Return the length of the noise half-way between two corners, relative to that at the ends.
 
-    Spherical interpolation keeps the length of a draw, √R; a straight line shortens it.
+    Spherical interpolation (eq. 8) keeps the length of a draw, √R. A straight line shortens it.
     """
     a, b = corners[0].double(), corners[1].double()
     ends = (a.norm() + b.norm()) / 2

@@ -1,8 +1,8 @@
 """Measure sample quality and coherence.
 
-By Fréchet distances, residual correlation, variance split and power spectrum. Images are uint8
-tensors (N, C, H, W) with C = 1 or 3; residuals y - μ are float tensors of the same shape. Sums
-accumulate in float64. The feature extractors are imported only when they are built.
+The measures are Fréchet distances, residual correlation, variance split and power spectrum. Images
+are uint8 tensors (N, C, H, W) with C = 1 or 3. Residuals y - μ are float tensors of the same shape.
+Sums accumulate in float64. The feature extractors are imported only when they are built.
 """
 
 import hashlib
@@ -54,7 +54,8 @@ def _check_images(images: Tensor, argument: str, *, floating: bool) -> None:
 def quantise(images: Tensor) -> Tensor:
     """Clamp [0, 1] images to 8 bits, floor(255 y + 1/2), exactly as torchvision's save_image does.
 
-    Float (N, C, H, W) → uint8 of the same shape. Raises TypeError, ValueError (NaN or infinity).
+    The images are float (N, C, H, W), and the result is uint8 of the same shape. Raises TypeError
+    for other types, and ValueError for other shapes, NaN and infinity.
     """
     _check_images(images, "images", floating=True)
     return images.detach().mul(255).add_(0.5).clamp_(0, 255).to(torch.uint8)
@@ -65,10 +66,10 @@ def quantise(images: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class FeatureStatistics:
-    """Count, mean (dim,) and scatter Σ (x - mean)(x - mean)ᵀ (dim, dim) of features, in float64.
+    """Hold the statistics of features, computed as a stream in float64.
 
-    They are computed as a stream: `update` and `merge` work in place and return self, so shards can
-    be computed apart and merged.
+    They are the count, the mean (dim,) and the scatter Σ (x - mean)(x - mean)ᵀ (dim, dim). `update`
+    and `merge` work in place and return self, so that shards can be computed apart and merged.
     """
 
     count: int
@@ -102,7 +103,7 @@ class FeatureStatistics:
         return self.merge(self.of(features))
 
     def merge(self, other: "FeatureStatistics") -> "FeatureStatistics":
-        """Add another shard: S = S_a + S_b + d dᵀ n_a n_b / n, d = m_b - m_a (Chan et al. 1983).
+        """Add another shard: S = S_a + S_b + d dᵀ n_a n_b / n, d = m_b - m_a (Chan et al., 1983).
 
         Raises ValueError when the dimensions differ.
         """
@@ -126,7 +127,7 @@ class FeatureStatistics:
         return self.scatter / (self.count - 1)
 
     def save(self, path: str | Path) -> None:
-        """Write an .npz (μ, sigma, count) that pytorch-fid's command line can also read.
+        """Write an .npz (mu, sigma, count) that pytorch-fid's command line can also read.
 
         The file appears whole or not at all.
         """
@@ -136,7 +137,7 @@ class FeatureStatistics:
 
     @classmethod
     def load(cls, path: str | Path) -> "FeatureStatistics":
-        """Read a file that `save` wrote. Raises ValueError if μ, sigma or count is missing."""
+        """Read a file that `save` wrote. Raises ValueError if mu, sigma or count is missing."""
         with np.load(path) as file:
             if missing := {"mu", "sigma", "count"} - set(file):
                 raise ValueError(f"path: {path} lacks {sorted(missing)}; write it with save()")
@@ -153,9 +154,10 @@ def _check_same_dim(a: FeatureStatistics, b: FeatureStatistics) -> None:
 
 
 def _covariance_factor(statistics: FeatureStatistics, argument: str) -> Tensor:
-    """Factor the covariance as F Fᵀ, F (dim, rank); rank < dim when there are few images.
+    """Factor the covariance as F Fᵀ with F (dim, rank), where rank < dim when there are few images.
 
-    Uses a Cholesky factorisation with pivots, which ends where only rounding is left (Higham 2009).
+    Uses a Cholesky factorisation with pivots, which ends where only rounding is left (Higham,
+    2009).
     """
     covariance = statistics.covariance
     if not np.isfinite(covariance).all() or not np.isfinite(statistics.mean).all():
@@ -167,12 +169,12 @@ def _covariance_factor(statistics: FeatureStatistics, argument: str) -> Tensor:
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """Compute the Fréchet distance |m_a - m_b|² + tr(A + B - 2 (A^½ B A^½)^½) (Heusel et al. 2017).
+    """Compute the Fréchet distance |m_a - m_b|² + tr(A + B - 2 (A^½ B A^½)^½).
 
-    The result is in squared feature units. With A = F Fᵀ and B = G Gᵀ the last trace is the nuclear
-    norm of Fᵀ G: it is real, symmetric in (a, b), and does not square the condition number, so it
-    holds when N < dim. Raises ValueError for different dimensions, fewer than 2 images and
-    non-finite values.
+    The definition is that of Heusel et al. (2017). The result is in squared feature units. With
+    A = F Fᵀ and B = G Gᵀ the last trace is the nuclear norm of FᵀG. It is real, symmetric in
+    (a, b), and does not square the condition number, so that it holds when N < dim. Raises
+    ValueError for different dimensions, fewer than 2 images and non-finite values.
     """
     _check_same_dim(a, b)
     overlap = _covariance_factor(a, "a").T @ _covariance_factor(b, "b")
@@ -187,7 +189,7 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Extractor:
-    """A network that maps images uint8 (N, C, H, W) to features (N, dim), float32 on the CPU.
+    """Map images uint8 (N, C, H, W) to features (N, dim) by a network, float32 on the CPU.
 
     Gray channels are copied to three. `name` is the label of the resulting distance. Raises
     TypeError and ValueError for bad images.
@@ -329,9 +331,9 @@ def _pair_moments(images: Tensor, distance: int) -> Tensor:
 def correlation_by_distance(residuals: Tensor, max_distance: int) -> Tensor:
     """Compute the Pearson correlation of pixels d = 0..max_distance apart along rows and columns.
 
-    Residuals y - μ, float (N, C, H, W) → float64 (max_distance + 1,). Pairs are of one channel,
-    and those of all channels, all images and both axes are pooled. Raises ValueError for constant
-    residuals and for a distance outside 1..min(H, W) - 1.
+    The residuals y - μ are float (N, C, H, W), and the result is float64 (max_distance + 1,). Pairs
+    are of one channel, and those of all channels, all images and both axes are pooled. Raises
+    ValueError for constant residuals and for a distance outside 1..min(H, W) - 1.
     """
     _check_images(residuals, "residuals", floating=True)
     if not 1 <= max_distance < min(residuals.shape[2:]):
@@ -362,8 +364,9 @@ def neighbour_correlation(residuals: Tensor) -> float:
 def radial_power_spectrum(residuals: Tensor) -> tuple[Tensor, Tensor]:
     """Average |FFT2(y - μ)|² / (H W) over rings, images and channels; unit white noise gives 1.
 
-    Float (N, C, H, W) → (frequency in cycles/pixel 0..1/2, power in residual variance), float64.
-    Rings are 1/min(H, W) wide; the corners beyond 1/2 are left out.
+    The residuals are float (N, C, H, W). Returns frequencies in cycles per pixel, 0..1/2, and
+    powers in units of the residual variance, both float64. Rings are 1/min(H, W) wide. The corners
+    beyond 1/2 are left out.
     """
     _check_images(residuals, "residuals", floating=True)
     count, channels, height, width = residuals.shape
@@ -386,7 +389,7 @@ def radial_power_spectrum(residuals: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class VarianceSplit:
-    """Law of total variance, Var[y] = E_z Var(y|z) + Var_z E(y|z), averaged over pixels."""
+    """Hold the law of total variance, Var[y] = E_z Var(y|z) + Var_z E(y|z), as pixel means."""
 
     observation: float  # E_z Var(y|z), squared intensity
     latent: float  # Var_z E(y|z), squared intensity
@@ -400,7 +403,7 @@ class VarianceSplit:
 def variance_split(batches: Iterable[tuple[Tensor, Tensor]]) -> VarianceSplit:
     """Split Var[y] from batches of (mean, observation variance), each float (N, C, H, W).
 
-    A batch has N draws of z; [(means, variances)] is one batch. Var_z is the unbiased estimate.
+    A batch has N draws of z, and [(means, variances)] is one batch. Var_z is the unbiased estimate.
     Raises ValueError for fewer than 2 draws of z in all, for negative variances and for shapes that
     differ.
     """

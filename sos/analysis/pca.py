@@ -13,7 +13,7 @@ from sos.models.bare import log_density
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Mean, leading eigenvectors and eigenvalues of the covariance of N images, in float64."""
+    """Hold mean, leading eigenvectors and eigenvalues of the covariance of N images, in float64."""
 
     mean: Tensor  # (S,)
     vectors: Tensor  # (S, R), orthonormal columns
@@ -22,37 +22,41 @@ class Spectrum:
 
     @property
     def data_variance(self) -> float:
-        """Mean variance of a value over the images."""
+        """Return the variance of a value over the images, averaged over the values."""
         return (self.values.sum().item() + self.rest) / len(self.mean)
 
     def left_over(self, images: np.ndarray) -> Tensor:
-        """Variance (S,) of each value of the images outside the leading eigenvectors."""
+        """Compute the variance (S,) of each value of the images outside the leading vectors."""
         total = torch.from_numpy((images.reshape(len(images), -1) / 255.0).var(axis=0))
         return total - (self.vectors.square() @ self.values)
 
     @property
     def epsilon(self) -> float:
-        """The maximum-likelihood ε: the mean of the other eigenvalues (Tipping & Bishop)."""
+        """Return the maximum-likelihood ε (Tipping & Bishop, 1999).
+
+        It is the mean of the other eigenvalues.
+        """
         return self.rest / (len(self.mean) - len(self.values))
 
     def optimum(self, epsilon: float, multiplier: float = 0.0) -> LowRankNormal:
-        """Maximum likelihood for D = εI: PPᵀ = U(Λ/(1 + λ_H) - εI)Uᵀ, and μ the images' mean.
+        """Return the maximum of the likelihood for D = εI: PPᵀ = U(Λ/(1 + λ_H) - εI)Uᵀ.
 
-        With λ_H = 0 that is probabilistic PCA (Tipping & Bishop, 1999). A multiplier λ_H of the
-        entropy turns the stationarity SΣ⁻¹P = P into SΣ⁻¹P = (1 + λ_H)P: the same for S/(1 + λ_H).
+        The mean μ is that of the images. With λ_H = 0 the result is probabilistic PCA (Tipping &
+        Bishop, 1999). A multiplier λ_H of the entropy turns the stationarity SΣ⁻¹P = P into
+        SΣ⁻¹P = (1 + λ_H)P, which is the same for S/(1 + λ_H).
         """
         squares = (self.values / (1 + multiplier) - epsilon).clamp(min=0)
         return LowRankNormal(self.mean, self.vectors * squares.sqrt(), epsilon, validate_args=False)
 
     def rank_entropy(self, epsilon: float) -> float:
-        """½ log|I + PᵀP/ε| of the maximum of the likelihood."""
+        """Compute ½ log|I + PᵀP/ε| at the maximum of the likelihood, in nats."""
         return 0.5 * (self.values / epsilon).clamp(min=1).log().sum().item()
 
     def constrained(self, epsilon: float, rank_entropies: Tensor) -> dict[str, Tensor]:
-        """The optima with these rank entropies: mean variance, and log-density lost on the images.
+        """Compute mean variance and lost log-density of the optima with these rank entropies.
 
-        All leading eigenvalues shrink by the one factor 1/(1 + λ_H), which loses ½R(λ_H -
-        log(1 + λ_H)) nats.
+        The log-density is that of the images. All leading eigenvalues shrink by the one factor
+        1/(1 + λ_H), which loses ½R(λ_H - log(1 + λ_H)) nats.
         """
         pixels, rank = len(self.mean), len(self.values)
         multipliers = ((self.rank_entropy(epsilon) - rank_entropies) * 2 / rank).expm1()
@@ -65,7 +69,7 @@ class Spectrum:
 
 
 def spectrum(images: Tensor | np.ndarray, rank: int) -> Spectrum:
-    """The exact principal components of uint8 images (N, ...), by ARPACK in float64."""
+    """Compute the exact principal components of uint8 images (N, ...), by ARPACK in float64."""
     flat = np.asarray(images).reshape(len(images), -1) / 255.0
     pca = PCA(rank, svd_solver="arpack", random_state=0).fit(flat)
     # scikit-learn divides by N - 1; the likelihood by N.
@@ -80,7 +84,10 @@ def spectrum(images: Tensor | np.ndarray, rank: int) -> Spectrum:
 
 
 def principal_angles(one: Tensor, other: Tensor) -> Tensor:
-    """Angles (R,) in degrees, ascending, between the spans of the columns of two (S, R)."""
+    """Compute the angles (R,) between the spans of the columns of two (S, R).
+
+    The angles are in degrees, in ascending order.
+    """
     a, b = (torch.linalg.qr(x.double())[0] for x in (one, other))
     inner = a.mT @ b
     # Sines of the small angles are exact where their cosines round to one (Björck & Golub, 1973).
@@ -92,7 +99,7 @@ def principal_angles(one: Tensor, other: Tensor) -> Tensor:
 
 
 def pca_samples(images: np.ndarray, rank: int, count: int) -> Tensor:
-    """Samples (count, S) of a linear PCA, as the authors draw them: incremental, without noise."""
+    """Draw samples (count, S) of a linear PCA as the authors do: incremental, without noise."""
     flat = images.reshape(len(images), -1) / np.float32(255)
     pca = IncrementalPCA(rank, batch_size=100).fit(flat)
     scores = np.random.default_rng(0).standard_normal((count, rank))
@@ -100,7 +107,7 @@ def pca_samples(images: np.ndarray, rank: int, count: int) -> Tensor:
 
 
 def factor_analysis(images: np.ndarray, rank: int) -> LowRankNormal:
-    """Maximum likelihood with a free diagonal, by scikit-learn's EM."""
+    """Maximise the likelihood with a free diagonal, by scikit-learn's EM."""
     flat = images.reshape(len(images), -1) / 255.0
     # With fewer power iterations the likelihood is not monotonic, and EM stops at once.
     settings = {"iterated_power": 10, "tol": 3.0, "max_iter": 200, "random_state": 0}
@@ -110,14 +117,17 @@ def factor_analysis(images: np.ndarray, rank: int) -> LowRankNormal:
 
 
 def variance_ratio(samples: Tensor, images: np.ndarray) -> float:
-    """Mean variance of a value over samples (N, S), over that of images."""
+    """Return the mean variance of a value over samples (N, S), divided by that over images."""
     return samples.var(0).mean().item() / (images / 255.0).var(axis=0).mean()
 
 
 def compare(
     p: LowRankNormal, best: LowRankNormal, exact: Spectrum, images: np.ndarray
 ) -> dict[str, float]:
-    """One distribution beside the `best`: entropy, variance, log-density of images, span."""
+    """Compare one distribution with the `best`: entropy, variance, log-density of images, span.
+
+    Log-densities are in nats per value. The angle is the largest between the spans, in degrees.
+    """
     pixels, density = len(exact.mean), log_density(p, images)
     return {
         "rank_entropy": p.rank_entropy.item(),

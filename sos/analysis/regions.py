@@ -29,7 +29,7 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Scenes:
-    """Images with a mask of each named region."""
+    """Hold images with a mask of each named region."""
 
     images: Tensor  # (N, C, H, W) in [0, 1]
     masks: Tensor  # (N, regions, H, W) bool; exactly one is true at each pixel
@@ -147,7 +147,7 @@ DAB = 0.06  # diameter of a dab, as a share of the height
 
 
 def kinds_of_edit(model: Model, scenes: Scenes, std: float) -> dict[str, Tensor]:
-    """`edit_effects` of one exact pixel, of an exact dab and of a soft one."""
+    """Compute `edit_effects` of one exact pixel, of an exact dab and of a soft one."""
     p, size = sampling.reconstruct(model, scenes.images), max(2.0, DAB * scenes.images.shape[2])
     return {
         "one pixel, exact": edit_effects(p, scenes, 1, 0.0),
@@ -203,7 +203,8 @@ def edit_effects(p: LowRankNormal, scenes: Scenes, size: float, std: float) -> T
 def change_by_region(before: Tensor, after: Tensor, masks: Tensor, painted: Tensor) -> Tensor:
     """Average |after - before| over the unpainted pixels of each region: (regions,).
 
-    Images are (C, H, W), masks (regions, H, W), painted (H, W) bool. NaN where no pixel is left.
+    Images are (C, H, W), masks (regions, H, W), and painted is (H, W) bool. A region without
+    unpainted pixels gets NaN.
     """
     change = (after - before).abs().mean(0)
     left = masks & ~painted

@@ -12,7 +12,7 @@ PAPER_PIXELS, PAPER_RANK, PAPER_EPSILON = 218 * 178 * 3, 25, 1e-5
 
 
 def distribution() -> LowRankNormal:
-    """N(μ, PPᵀ + εI) over a gray ramp, with three smooth columns: bright, left-right, ring."""
+    """Make N(μ, PPᵀ + εI) over a gray ramp, with three smooth columns: bright, left-right, ring."""
     x = torch.linspace(-1, 1, SIDE, dtype=torch.float64)
     row, column = torch.meshgrid(x, x, indexing="ij")
     radius = (row.square() + column.square()).sqrt()
@@ -21,18 +21,18 @@ def distribution() -> LowRankNormal:
 
 
 def independent(p: LowRankNormal) -> LowRankNormal:
-    """Independent pixels with the mean and the variances of p: rank 0."""
+    """Return independent pixels with the mean and the variances of p, with rank 0."""
     return LowRankNormal(p.mean, p.cov_factor[:, :0], p.variance)
 
 
 def edit(p: LowRankNormal) -> tuple[int, Tensor, Tensor]:
-    """The central pixel, five pixels that are painted, and their colours."""
+    """Return the central pixel, five pixels that are painted, and their colours."""
     painted = torch.tensor([13, 14, 26, 90, 91])
     return SIDE // 2 * SIDE + SIDE // 2, painted, p.mean[painted] + 0.2
 
 
 def dense_conditional(p: LowRankNormal, painted: Tensor, colours: Tensor) -> MultivariateNormal:
-    """Equations 6 and 7 with dense matrices; painted pixels get a vanishing variance."""
+    """Compute equations 6 and 7 with dense matrices; painted pixels get a vanishing variance."""
     covariance = p.covariance_matrix
     gain = torch.linalg.solve(covariance[painted][:, painted], covariance[painted]).T
     mean = p.mean + gain @ (colours - p.mean[painted])
@@ -42,13 +42,19 @@ def dense_conditional(p: LowRankNormal, painted: Tensor, colours: Tensor) -> Mul
 
 
 def gap(a: Tensor, b: Tensor) -> str:
-    """The largest difference, as an order of magnitude that does not hang on the machine."""
+    """Return the largest difference of a and b, as an order of magnitude.
+
+    The order of magnitude does not depend on the machine.
+    """
     difference = (a - b).abs().max().item()
     return next(f"below {limit:g}" for limit in (1e-10, 1e-6, 1e-3, 1e3) if difference < limit)
 
 
 def float32_errors() -> tuple[float, float]:
-    """|error| of log p(y) in nats at the paper's size in float32: ours, torch's class."""
+    """Measure |error| of log p(y) in nats at the paper's size in float32.
+
+    Returns the error of our class and that of torch's class.
+    """
     generator = torch.Generator().manual_seed(0)
     scales = torch.logspace(1.5, 0.5, PAPER_RANK)  # standard deviations along the columns
     columns = torch.randn(PAPER_RANK, PAPER_PIXELS, generator=generator) / PAPER_PIXELS**0.5

@@ -141,7 +141,7 @@ def files(data: Data, split: str) -> Sequence[Path]:
 
 
 def cache_key(data: Data, split: str) -> str:
-    """Twelve hexadecimal digits of the content of a split's files, wherever they lie."""
+    """Return twelve hexadecimal digits of the content of a split's files, wherever they lie."""
     return digits(digests(files(data, split)))
 
 

@@ -28,7 +28,7 @@ TAG = 0x5B7A15  # keeps these random streams apart from those of other data sets
 
 
 class Factors(NamedTuple):
-    """The factors behind one subject, with lengths in millimetres and angles in degrees."""
+    """Hold the factors behind one subject, with lengths in millimetres and angles in degrees."""
 
     age: float  # years
     slice_height_mm: float  # above the anterior commissure
@@ -51,7 +51,7 @@ class Factors(NamedTuple):
 
 
 class Rendered(NamedTuple):
-    """One image and its ground truth."""
+    """Hold one image and its ground truth."""
 
     image: np.ndarray  # uint8 (1, height, width)
     factors: np.ndarray  # float32 (len(FACTORS),)
@@ -125,7 +125,7 @@ def _factors(rng: np.random.Generator) -> Factors:
 
 
 class View(NamedTuple):
-    """Pixel grid of one image size.
+    """Hold the pixel grid of one image size.
 
     `samples` look-ups per pixel along each side keep the sampling of the tissue maps fine.
     """
@@ -246,8 +246,8 @@ def _template() -> tuple[np.ndarray, np.ndarray]:
 def _look_up(points: np.ndarray) -> np.ndarray:
     """Interpolate all template maps at points (3, rows, columns) in mm: (5, rows, columns).
 
-    Trilinear, with one gather per voxel corner for all maps together, which is six times faster
-    than map_coordinates.
+    The interpolation is trilinear, with one gather per voxel corner for all maps together, which is
+    six times faster than map_coordinates.
     """
     maps, origin = _template()
     *size, channels = maps.shape

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """One split: its images, uint8 (N, C, H, W), and the factors behind simulated ones."""
+    """Hold one split: its images, uint8 (N, C, H, W), and the factors behind simulated ones."""
 
     images: np.ndarray
     factors: np.ndarray | None = None  # float32 (N, F)
@@ -73,7 +73,7 @@ def load_split(data: Data, split: str) -> Split:
 
 
 class Unreadable(ValueError):
-    """Error that lists the images that cannot be read."""
+    """List the images that cannot be read, as the message of an error."""
 
 
 def build_split(data: Data, split: str) -> None:
@@ -127,7 +127,10 @@ def simulator(data: Data) -> ModuleType:
 
 
 def cache_key(data: Data, split: str) -> str:
-    """What determines the pictures of a split, as a readable name; part of every model's hash."""
+    """Return a readable name for what determines the pictures of a split.
+
+    It is part of every model's cache key.
+    """
     size = f"{data.height}x{data.width}x{data.channels}"
     if data.name in READERS:
         skipping = "-skipping" if data.skip_unreadable else ""
@@ -137,6 +140,7 @@ def cache_key(data: Data, split: str) -> str:
 
 
 def cache_folder(data: Data, split: str) -> Path:
+    """Return the folder of the cache in which a split lies."""
     return paths.CACHE / "images" / cache_key(data, split)
 
 

@@ -37,7 +37,7 @@ HELP = (
 
 @dataclass(frozen=True)
 class Item:
-    """One image: a file, or a member of a zip archive, or a row of a Parquet file."""
+    """Hold where one image is: in a file, a member of a zip archive, or a row of a Parquet file."""
 
     file: str
     member: str | int | None = None
@@ -209,9 +209,9 @@ def _text(file: Path) -> str:
 def files(data: Data, split: str) -> Sequence[Item]:
     """Return the images of a split, at most `data.<split>` of them.
 
-    "subset": 10,000 images are chosen with seed 42, as in the paper, and 70 % of them are for
-    training. (The authors validate on 20 % and test on 10 %; here the two are exchanged, because
-    distances need images.) "official": the partition of the data set.
+    With the partition "subset", 10,000 images are chosen with seed 42, as in the paper, and 70 % of
+    them are for training. (The authors validate on 20 % and test on 10 %; here the two are
+    exchanged, because distances need images.) With "official" it is the partition of the data set.
     """
     found = scan(data.folder)
     if data.partition == "subset":
@@ -224,7 +224,7 @@ def files(data: Data, split: str) -> Sequence[Item]:
 
 
 def cache_key(data: Data, split: str) -> str:
-    """Twelve hexadecimal digits of the content of a split's images, wherever they lie."""
+    """Return twelve hexadecimal digits of the content of a split's images, wherever they lie."""
     chosen = files(data, split)
     whole = list(dict.fromkeys(Path(item.file) for item in chosen if item.crc is None))
     content = dict(zip(map(str, whole), digests(whole), strict=True))

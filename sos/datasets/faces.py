@@ -71,7 +71,7 @@ _BEARD_UPPER = (-0.46, -0.47, -0.56, -0.62, -0.5, -0.3, 0.05)
 
 
 class Rendered(NamedTuple):
-    """One image and its ground truth."""
+    """Hold one image and its ground truth."""
 
     image: np.ndarray  # uint8 (3, height, width), RGB
     factors: np.ndarray  # float32 (len(FACTORS),)
@@ -111,7 +111,7 @@ def render(index: int, height: int = 64, width: int = 64) -> Rendered:
 
 
 class _Head(NamedTuple):
-    """The head asset, with everything computed once that all images need."""
+    """Hold the head asset, with everything computed once that all images need."""
 
     positions: np.ndarray  # (vertices, 3); the skull's grid follows the mesh
     targets: np.ndarray  # (targets, vertices * 3)
@@ -346,7 +346,7 @@ def _vertex_normals(head: _Head, positions: np.ndarray) -> np.ndarray:
 
 
 class _Sheet(NamedTuple):
-    """A surface woven of strands: its knots, and their coordinates along and across strands."""
+    """Hold a surface woven of strands: its knots, and coordinates along and across strands."""
 
     knots: np.ndarray  # (strands, knots, 3)
     strand: np.ndarray  # (strands, knots): azimuth, the coordinate of the texture
@@ -551,8 +551,8 @@ def rasterise(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Rasterise triangles with a z-buffer over all (triangle, sample of its bounding box) pairs.
 
-    `screen` (vertices, 2) is in samples with y down, `depth` (vertices,) is larger where it is
-    nearer, and `triangles` is (triangles, 3). Triangles that are not `two_sided` (triangles,) are
+    `screen` (vertices, 2) is in samples with y down. `depth` (vertices,) is larger where it is
+    nearer. `triangles` is (triangles, 3). Triangles that are not `two_sided` (triangles,) are
     dropped where they face away. Returns for each covered sample its position in the flattened
     image, its triangle, the barycentric weights (3, samples) and the depth.
     """
@@ -602,7 +602,7 @@ def _first_sample(edge: np.ndarray, count: int) -> np.ndarray:
 
 
 class _Surface(NamedTuple):
-    """The surface that is seen at every covered sample."""
+    """Hold the surface that is seen at every covered sample."""
 
     normal: np.ndarray  # (samples, 3), towards the viewer
     place: np.ndarray  # (samples, 3): body, dm from the eyes; eye, direction; hair, _Sheet's

@@ -31,7 +31,7 @@ LOOKED_AT = 200  # number of images that decide whether those of a folder are gr
 
 @dataclass(frozen=True)
 class Survey:
-    """The images below a folder, as groups of files in a fixed random order, and notes on it."""
+    """Hold the images below a folder, as groups of files in a fixed random order, and notes."""
 
     groups: tuple[tuple[Path, ...], ...]  # a group lies within one split
     notes: dict[str, int]  # {what: how many}
@@ -109,7 +109,7 @@ def files(data: Data, split: str) -> list[Path]:
 
 
 def cache_key(data: Data, split: str) -> str:
-    """Twelve hexadecimal digits of the content of a split's files, wherever they lie."""
+    """Return twelve hexadecimal digits of the content of a split's files, wherever they lie."""
     return digits(digests(files(data, split)))
 
 

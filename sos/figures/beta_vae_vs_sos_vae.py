@@ -21,10 +21,11 @@ PANELS = (
 def traces(
     histories: dict[str, list[dict]], targets: dict[str, dict[str, float | None]], pretraining: int
 ) -> Figure:
-    """Draw KL, rank entropy and their multipliers along training.
+    """Draw KL, rank entropy and their multipliers along training (eq. 3).
 
-    {model: rows of its history} and {model: {"kl": ξ_KL, "rank_entropy": ξ_H or None}}; before the
-    step `pretraining` the mean is trained alone.
+    `histories` are {model: rows of its history}, and `targets` are
+    {model: {"kl": ξ_KL, "rank_entropy": ξ_H or None}}. Before the step `pretraining`
+    the mean is trained alone.
     """
     with styled():
         figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 4.4), sharex=True, layout="constrained")
@@ -61,7 +62,8 @@ def _trace(ax: Axes, name: str, history: list[dict], key: str, first: int) -> No
 def coherence(curves: dict[str, dict[str, Tensor]], shares: dict[str, dict[str, float]]) -> Figure:
     """Draw the correlation of residuals by pixel distance, and where Var[y] sits.
 
-    `curves[data set][model]` (distances,), `shares[data set][model]` share in observation space.
+    `curves[data set][model]` are (distances,). `shares[data set][model]` is the share of Var[y]
+    that is in the observation space.
     """
     with styled():
         widths = [*(1.0 for _ in curves), 1.15]

@@ -17,10 +17,10 @@ Region = tuple[Tensor, Tensor, Sequence[str]]  # shares (regions, R), areas (reg
 
 
 def sweeps(images: Tensor, scales: Tensor, sample: bool = True) -> Figure:
-    """Draw a row of pictures for each component and a column for each of its scales.
+    """Draw a row of pictures for each component and a column for each of its scales (eq. 5).
 
-    images (components, scales, C, H, W) in [0, 1], scales (scales,). The column of scale 1 is
-    framed, and called the model's own sample unless `sample` is false.
+    The images are (components, scales, C, H, W) in [0, 1], and the scales (scales,). The column of
+    scale 1 is framed, and is called the model's own sample unless `sample` is false.
     """
     count, columns, _, height, width = images.shape
     unit = (height / width + GAP) / (1 + GAP)  # a row's height in columns
@@ -61,8 +61,8 @@ def _label_scales(ax: Axes, scales: list[float], middle: float, sample: bool) ->
 def energy_by_region(panels: dict[str, Region]) -> Figure:
     """Draw heat maps of the share of each component's energy in each region, in percent.
 
-    {data set: (shares (regions, R), areas (regions,), names)}, with shares and areas between 0
-    and 1. The first column, set apart, is the area.
+    `panels` are {data set: (shares (regions, R), areas (regions,), names)}, with shares and areas
+    between 0 and 1. The first column, set apart, is the area.
     """
     with styled():
         if not panels:

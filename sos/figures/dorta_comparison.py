@@ -25,7 +25,8 @@ KINDS = {
 def pairs(groups: dict[str, tuple[Tensor, Tensor]], labels: tuple[str, str]) -> Figure:
     """Draw two rows of pictures for each model, and leave space between the models.
 
-    {model: (upper row, lower row)}, each (N, C, H, W) in [0, 1]; `labels` name the two rows.
+    `groups` are {model: (upper row, lower row)}, each (N, C, H, W) in [0, 1]. `labels` name the two
+    rows.
     """
     left, space = 1.5, 0.14  # inches
     count, _, height, width = next(iter(groups.values()))[0].shape
@@ -52,8 +53,9 @@ def local_and_global(
 ) -> Figure:
     """Draw the correlation of residuals by distance (a) and their power by frequency (b).
 
-    {model: {kind: curve}}, where a kind is "samples" or "test images". Correlations (distances,)
-    begin at distance zero; a spectrum is (cycles per pixel, power), both (rings,).
+    Both arguments are {model: {kind: curve}}, where a kind is "samples" or "test images".
+    Correlations (distances,) begin at distance zero. A spectrum is (cycles per pixel, power), both
+    (rings,).
     """
     with styled():
         figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.3), layout="constrained")
@@ -94,8 +96,8 @@ def correlations(
 ) -> Figure:
     """Draw the correlation of all pixels with a few numbered ones, a row for each model.
 
-    {model: mean (H, W) in [0, 1]} and {model: correlations (places, H, W)}; `places` are
-    (row, column) of the reference pixels. The first column numbers them on the means.
+    `means` are {model: mean (H, W) in [0, 1]}, and `maps` are {model: correlations (places, H, W)}.
+    `places` are (row, column) of the reference pixels. The first column numbers them on the means.
     """
     left, right, top, gap = 0.95, 0.75, 0.22, 0.05  # inches, gap as a share of a picture
     count, (height, width) = 1 + len(places), next(iter(means.values())).shape

@@ -27,9 +27,9 @@ def edit_effects(
 ) -> Figure:
     """Draw what edits on each region change in all, one row of heat maps per data set.
 
-    `effects[data set][kind of edit]` (regions, 1 + regions) in gray levels: the first column is
-    what the edit asked for. `regions[data set]` are their names. An edited region's own change is
-    framed, and the largest change of each row is bold.
+    `effects[data set][kind of edit]` (regions, 1 + regions) is in gray levels, and its first column
+    is what the edit asked for. `regions[data set]` are the names of the regions. An edited region's
+    own change is framed, and the largest change of each row is bold.
     """
     across = max(len(kinds) for kinds in effects.values())
     tables = [table for kinds in effects.values() for table in kinds.values()]
@@ -79,9 +79,10 @@ def telling_pixels(
 ) -> Figure:
     """Draw which pixels tell most, what they leave open, and how far the mean then is off.
 
-    `mean` (C, H, W) with the `chosen` pixel numbers; `removed` (H, W), the variance that each pixel
-    removes, summed over the image; curves {label: values after 0, 1, 2 … pixels}: `left`, shares
-    of the variance, and `errors`, root mean squares in [0, 1].
+    `mean` (C, H, W) is shown with the `chosen` pixel numbers. `removed` (H, W) is the variance that
+    each pixel removes, summed over the image. Both groups of curves are
+    {label: values after 0, 1, 2 … pixels}. `left` are shares of the variance, and `errors` are root
+    mean squares in [0, 1].
     """
     with styled():
         figure = plt.figure(figsize=(WIDTH, 2 * SIDE + 0.95))

@@ -21,7 +21,7 @@ MARK = "#D55E00"  # reference pixels, edits and frames
 
 @dataclass
 class Row:
-    """One row of pictures with its label, as `row` makes it."""
+    """Hold one row of pictures with its label, as `row` makes it."""
 
     label: str
     images: Tensor  # (N, C, H, W)
@@ -37,10 +37,11 @@ class Row:
 def row(label: str, images: Tensor, cmap: str | None = None, **more) -> Row:
     """Make a row of pictures (N, C, H, W) in [0, 1], or of maps through a colour map.
 
-    With a `cmap` channels are averaged and shown between `limits`, by default from zero (or
-    symmetric, for the diverging map RdBu_r) to `robust_limit`, with a colour bar that `bar` names.
-    `note` takes the place of the pictures, `under` are texts below them, `cross` (row, column)
-    marks a reference pixel in each, `circles` are drawn around the pixel numbers of each picture.
+    With a `cmap` the channels are averaged and shown between `limits`, with a colour bar that `bar`
+    names. By default the limits are zero (or symmetric, for the diverging map RdBu_r) and
+    `robust_limit`. `note` takes the place of the pictures. `under` are texts below them. `cross`
+    (row, column) marks a reference pixel in each. `circles` are drawn around the pixel numbers of
+    each picture.
     """
     made = Row(label, images.detach().cpu().float(), cmap, **more)
     if cmap and made.limits is None:
@@ -50,7 +51,7 @@ def row(label: str, images: Tensor, cmap: str | None = None, **more) -> Row:
 
 
 def robust_limit(values: Tensor) -> float:
-    """Return the 99.5th percentile of |values|: a scale that single pixels do not set."""
+    """Return the 99.5th percentile of |values|, a scale that single pixels do not set."""
     return float(np.quantile(values.detach().abs().cpu().numpy(), 0.995))
 
 
@@ -193,9 +194,9 @@ def _halo(colour: str) -> list:
 def sheets(
     panels: dict[str, Tensor], columns: int, frame: Sequence[int] = (), width: float = WIDTH
 ) -> Figure:
-    """Draw contact sheets side by side, {title: images (N, C, H, W)}; those of `frame` are framed.
+    """Draw contact sheets side by side, from {title: images (N, C, H, W)}.
 
-    Several get panel letters.
+    The pictures whose numbers are in `frame` are framed. Several sheets get panel letters.
     """
     space, apart = width / len(panels), 0.12
     side = (space - apart * (len(panels) > 1)) / columns
@@ -217,7 +218,7 @@ def sheets(
 
 
 def frame_picture(ax: Axes, row: int, column: int, ratio: float) -> None:
-    """Frame one picture of `show_tiles`; ratio is height over width."""
+    """Frame one picture of `show_tiles`, where `ratio` is its height over its width."""
     width = 1 / (1 + GAP)
     corner = column, row * (width * ratio + GAP * width)
     ax.add_patch(
@@ -253,7 +254,8 @@ def letter(axes: Sequence[Axes]) -> None:
 def label_lines(ax: Axes, lines: dict[str, float] | None = None, apart: float = 9.5) -> None:
     """Write the labels of the lines beside their right ends, at least `apart` points apart.
 
-    `lines` {label: y} may say where the ends are, in data; by default they are the last values.
+    `lines` {label: y} may say where the ends are, in data units. By default they are the last
+    values.
     """
     figure = ax.figure
     figure.draw_without_rendering()

@@ -48,7 +48,7 @@ def _unit(name: str) -> str:
 
 
 def load_results(notebook: str, profile: str) -> dict:
-    """Return the content of a notebook's results file; without numbers where it was not run."""
+    """Return the content of a notebook's results file, without numbers where it was not run."""
     try:
         file = paths.FIGURES / profile / "results" / f"{notebook}.json"
         return json.loads(file.read_text(encoding="utf-8"))
@@ -57,13 +57,13 @@ def load_results(notebook: str, profile: str) -> dict:
 
 
 def load_numbers(notebook: str, profile: str) -> dict[str, float]:
-    """Return {name: value} of a notebook's results file; empty where it was not run."""
+    """Return {name: value} of a notebook's results file, which is empty where it was not run."""
     numbers = load_results(notebook, profile)["numbers"]
     return {name: entry["value"] for name, entry in numbers.items()}
 
 
 def benchmark(name: str) -> dict:
-    """Return benchmarks/<name>.json; empty where that was not run or does not travel along."""
+    """Return benchmarks/<name>.json, or an empty dictionary where that file is absent."""
     try:
         return json.loads((paths.ROOT / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -59,7 +59,7 @@ def save(figure: Figure, name: str, profile: str):
     """Write <profile>/<name>.png and .pdf, each whole or not at all; return what a notebook shows.
 
     Figures with pictures are shown as JPEG, at a fifth of the size. The runner's files go to
-    figures/, those of notebooks that are run by hand to executed/figures/.
+    figures/, and those of notebooks that are run by hand go to executed/figures/.
     """
     show_pictures()
     average_what_shrinks(figure)
@@ -86,7 +86,7 @@ def _as_jpeg(figure: Figure):
 
 @cache
 def show_pictures() -> None:
-    """Make sure that a notebook shows figures: with MPLBACKEND=Agg they would be text."""
+    """Make sure that a notebook shows figures, which with MPLBACKEND=Agg would be text."""
     if "ipykernel" not in sys.modules:
         return
     from IPython import get_ipython

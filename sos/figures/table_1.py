@@ -9,7 +9,10 @@ from sos.figures.tables import NOT_RUN, number
 
 
 def has_counterpart(notebook: str, profile: str, data: str) -> bool:
-    """Tell whether the paper's numbers may stand beside a data set: not beside one's own images."""
+    """Tell whether the paper's numbers may stand beside a data set.
+
+    They may not stand beside one's own images.
+    """
     read = load_results(notebook, profile).get("images", {})
     return "folder" not in {kind for name, kind in read.items() if name.split("-")[0] == data}
 
@@ -37,7 +40,7 @@ def distance_rows(notebook: str, profile: str, data: str, kinds: Sequence[str]) 
 
 
 def ordering_rows(notebook: str, profile: str, data: Sequence[str]) -> list[dict]:
-    """Compare every two rows of Table 1 on one data set: does the paper's order hold?
+    """Compare every two rows of Table 1 on one data set, to tell whether the paper's order holds.
 
     Data sets without a counterpart in the paper are left out.
     """

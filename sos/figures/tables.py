@@ -16,8 +16,8 @@ NUMBER = re.compile(rf"\**[-−+<≈]?\s?\d|–|{NOT_RUN}")  # what a cell of nu
 def table(rows: Sequence[dict[str, object]], name: str | None = None, profile: str = ""):
     """Show rows {column: cell} as a table, for a notebook; None stands for "not run".
 
-    Columns of numbers, but for the first, are flush right. With a `name` the table is also written
-    to figures/<profile>/<name>.md, .csv and .tex.
+    Columns of numbers are flush right, except the first column. With a `name` the table is also
+    written to figures/<profile>/<name>.md, .csv and .tex.
     """
     from IPython.display import Markdown
 
@@ -30,7 +30,10 @@ def table(rows: Sequence[dict[str, object]], name: str | None = None, profile: s
 
 
 def number(value: float | None, digits: int = 3) -> str | None:
-    """Write `digits` significant digits without an exponent, thousands apart; None stays None."""
+    """Write `digits` significant digits without an exponent; None stays None.
+
+    Thousands are set apart.
+    """
     if value is None:
         return None
     if math.isnan(value):
@@ -53,7 +56,7 @@ def correlation(value: float) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table in Markdown, its columns of numbers, but for the first, flush right."""
+    """Write a table in Markdown, with columns of numbers flush right, except the first column."""
     numeric = [all(NUMBER.match(row[k]) for row in rows) for k in range(1, len(header))]
     lines = [header, ["---", *("---:" if right else "---" for right in numeric)], *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -47,7 +47,7 @@ class BareNormal(nn.Module):
         return LowRankNormal(self.mean, factor.mT, diagonal, validate_args=False)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of no dimensions, each (batch, 0)."""
+        """Return mean and standard deviation of a code without dimensions, each (batch, 0)."""
         return x.new_zeros(len(x), 0), x.new_ones(len(x), 0)
 
     def decode(self, z: Tensor, mean_only: bool = False) -> LowRankNormal:
@@ -61,7 +61,7 @@ class BareNormal(nn.Module):
     def terms(
         self, x: Tensor, noise: Tensor, mean_only: bool = False, span_gain: float = 0.0
     ) -> Terms:
-        """Compute the terms of equation 3 for images x (batch, C, H, W); the KL is zero."""
+        """Compute the terms of equation 3 for images x (batch, C, H, W), with a KL of zero."""
         p, x = self.distribution(mean_only), x.flatten(1)
         # One item with many values, so that P is read once.
         log_prob, entropy, variance = p[None].training_terms(x[:, None], span_gain)
@@ -71,7 +71,10 @@ class BareNormal(nn.Module):
 
     @torch.no_grad()
     def init_covariance(self, x: Tensor, rank_entropy_target: float | None) -> Tensor:
-        """Start a learnt D at the mean squared error of μ for images x, which is returned."""
+        """Set the initial covariance: a learnt D at the mean squared error of μ for images x.
+
+        Returns that error. Raises ValueError for a model with D = εI, which starts where it is.
+        """
         if self.log_variance is None:
             raise ValueError("a bare model with D = εI starts where it is: init_covariance=False")
         error = (x - self.images(self.mean)).square().mean()

@@ -26,12 +26,12 @@ LOG_DIAG = (-5.0, 6.0)
 
 
 def downsampled(size: int) -> int:
-    """Length of an axis after a 3x3 convolution of stride 2 and padding 1: ⌈size / 2⌉."""
+    """Return ⌈size / 2⌉, an axis's length after a 3x3 convolution of stride 2 and padding 1."""
     return (size + 1) // 2
 
 
 def pyramid(height: int, width: int) -> list[tuple[int, int]]:
-    """The four grid sizes of the network, finest first: 218x178 → 109x89 → 55x45 → 28x23."""
+    """Return the four grid sizes of the network, finest first: 218x178 → 109x89 → 55x45 → 28x23."""
     sizes = [(height, width)]
     for _ in range(3):
         sizes.append((downsampled(sizes[-1][0]), downsampled(sizes[-1][1])))
@@ -39,12 +39,13 @@ def pyramid(height: int, width: int) -> list[tuple[int, int]]:
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """nn.BatchNorm2d; in training the statistics are those of all processes' items together.
+    """Normalise as nn.BatchNorm2d, in training by the statistics of all processes' items together.
 
     nn.SyncBatchNorm does the same on GPUs alone.
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Normalise features x (batch, channels, H, W)."""
         if not self.training or distributed.world_size() == 1:
             return super().forward(x)
         values, count = x.to(self.weight.dtype), x.numel() // x.shape[1]
@@ -59,7 +60,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def update(self, mean: Tensor, spread: Tensor, count: Tensor) -> None:
-        """The running statistics, of which the variance is unbiased."""
+        """Update the running statistics, of which the variance is unbiased."""
         self.num_batches_tracked += 1
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(spread / (count - 1), self.momentum)
@@ -70,18 +71,18 @@ NORMALISED = {"norm1": "conv1", "norm2": "conv2", "1": "0"}
 
 
 def without_bias(convolution: nn.Conv2d | nn.ConvTranspose2d) -> nn.Conv2d | nn.ConvTranspose2d:
-    """The convolution without its bias, which the normalisation that follows takes away again.
+    """Return the convolution without its bias, which the normalisation after it would take away.
 
-    Its gradient is zero but for rounding. Of a step of 43.7 ms on an H200, at 218x178x3, adding all
-    biases and summing their gradients took 7.7 ms. Made with one all the same, so that the other
-    weights start as they always have.
+    The gradient of the bias is zero but for rounding. Of a step of 43.7 ms on an H200, at
+    218x178x3, adding all biases and summing their gradients took 7.7 ms. The convolution is made
+    with a bias all the same, so that the other weights start as they always have.
     """
     convolution.register_parameter("bias", None)
     return convolution
 
 
 def absorb_old_biases(module: nn.Module, state: dict, *_) -> None:
-    """Takes from a state what `without_bias` leaves out: there are released weights that have it.
+    """Take from a state what `without_bias` leaves out, because some released weights have it.
 
     The running mean of x + bias less the bias is that of x.
     """
@@ -94,15 +95,22 @@ def absorb_old_biases(module: nn.Module, state: dict, *_) -> None:
 
 
 class ResidualBase(nn.Module):
-    """conv1 · BN · ReLU · conv2 · BN plus skip, then ReLU; sums and ReLUs in place."""
+    """Compute conv1 · BN · ReLU · conv2 · BN, add the skip, and apply ReLU.
+
+    The sum and the ReLUs are in place.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the block to features x (batch, channels, H, W)."""
         y = F.relu_(self.norm1(self.conv1(x)))
         return F.relu_(self.norm2(self.conv2(y)).add_(self.skip(x)))
 
 
 class Residual(ResidualBase):
-    """conv3x3 · BN · ReLU · conv3x3 · BN plus skip, then ReLU; the first convolution may stride."""
+    """Compute conv3x3 · BN · ReLU · conv3x3 · BN, add the skip, and apply ReLU.
+
+    The first convolution may have a stride.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, stride: int = 1):
         super().__init__()
@@ -115,10 +123,11 @@ class Residual(ResidualBase):
 
 
 class ResidualUp(ResidualBase):
-    """`Residual` whose first convolution is transposed, doubling the grid to exactly `size`.
+    """Double the grid to exactly `size`, as `Residual` with a transposed first convolution.
 
-    The paper's skip is a transposed 1x1 convolution of stride 2, which fills one pixel of four
-    and leaves a checkerboard that training has to remove; with `nearest` the skip repeats pixels.
+    The paper's skip is a transposed 1x1 convolution of stride 2. It fills one pixel of four and
+    leaves a checkerboard that training has to remove. With `nearest` the skip repeats pixels
+    instead.
     """
 
     def __init__(
@@ -140,13 +149,16 @@ class ResidualUp(ResidualBase):
 
 
 def conv_bn_relu(channels_in: int, channels_out: int, kernel: int) -> nn.Sequential:
-    """Convolution · BN · ReLU."""
+    """Make a layer of convolution · BN · ReLU."""
     convolution = nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2)
     return nn.Sequential(without_bias(convolution), BatchNorm(channels_out), nn.ReLU(inplace=True))
 
 
 class Encoder(nn.Module):
-    """q(z|x): image (batch, C, H, W) → mean and standard deviation, each (batch, latent)."""
+    """Predict the mean and the standard deviation of q(z|x) from images (batch, C, H, W) (§3.1).
+
+    Each is (batch, latent).
+    """
 
     def __init__(self, channels: int, width: int, latent: int):
         super().__init__()
@@ -166,6 +178,7 @@ class Encoder(nn.Module):
         self.register_load_state_dict_pre_hook(absorb_old_biases)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the standard deviation of q(z|x), each (batch, latent)."""
         features = self.trunk(x).to(self.mean.weight.dtype)  # bfloat16 under autocast
         with torch.autocast(x.device.type, enabled=False):
             variance = F.softplus(self.variance(features)) + DIAGONAL_FLOOR
@@ -173,11 +186,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent (batch, latent) → features (batch, head_width, H, W) that the heads read.
+    """Predict the features (batch, head_width, H, W) that heads read, from codes (batch, latent).
 
-    The paper's first layer turns z into a coarse grid with one bias per channel: at z = 0 the grid
-    is the same everywhere, so that whatever all images share has to come through z, as a
-    constant part of the posterior that the prior lacks, or slowly from the zero padding. With
+    The paper's first layer turns z into a coarse grid with one bias per channel. At z = 0 the grid
+    is the same everywhere. Whatever all images share therefore has to come through z, as a constant
+    part of the posterior that the prior lacks, or slowly from the zero padding. With
     `Network.learned_constant` the grid gets a learnt constant image of its own.
     """
 
@@ -200,6 +213,7 @@ class Decoder(nn.Module):
         self.register_load_state_dict_pre_hook(absorb_old_biases)
 
     def forward(self, z: Tensor) -> Tensor:
+        """Return the features (batch, head_width, H, W) of codes z (batch, latent)."""
         grid = self.grid(z[..., None, None])
         return self.trunk(grid if self.template is None else grid + self.template)
 
@@ -207,9 +221,10 @@ class Decoder(nn.Module):
 class ObservationHead(nn.Module):
     """Predict p(y|z) from decoder features (batch, width, H, W), by 1x1 convolutions (§3.3).
 
-    Here are the mean and the covariance factor P, without which `rank` is 0; subclasses add what
-    stands beside PPᵀ. With `mean_only` the prediction is N(μ, εI), whose log-density is the squared
-    error over 2ε: the other parts then get no gradient, and so no step of the optimiser.
+    This class predicts the mean and the covariance factor P; a `rank` of 0 means that there is no
+    P. Subclasses add what stands beside PPᵀ. With `mean_only` the prediction is N(μ, εI), whose
+    log-density is the squared error over 2ε. The other parts then get no gradient, and so no step
+    of the optimiser.
     """
 
     def __init__(self, channels: int, network: Network):
@@ -220,7 +235,7 @@ class ObservationHead(nn.Module):
         self.factor = _head(self.width, self.rank * channels, bias=0.0) if self.rank else None
 
     def forward(self, features: Tensor, mean_only: bool = False) -> Observation:
-        """Return p(y|z) over flat images, channel-major: a batch (batch,)."""
+        """Return p(y|z) over flat images, channel-major, as a batch (batch,)."""
         with torch.autocast(features.device.type, enabled=False):
             features = features.to(self.mean.weight.dtype)  # bfloat16 under autocast
             loc = self.mean(features).flatten(1)  # (batch, S), channel-major
@@ -232,15 +247,16 @@ class ObservationHead(nn.Module):
             return self.distribution(loc, factor, features)
 
     def distribution(self, loc: Tensor, factor: Tensor, features: Tensor) -> Observation:
-        """Return the distribution around loc (batch, S) with the factor P (batch, S, R)."""
+        """Return the distribution around `loc` (batch, S) with the factor P (batch, S, R)."""
         raise NotImplementedError
 
     def init_covariance(
         self, features: Tensor, x: Tensor, rank_entropy_target: float | None
     ) -> Tensor | None:
-        """Start the covariance at its right size for images x, see `sos.training.init_covariance`.
+        """Set the initial covariance to the size that images x need.
 
-        Returns the mean squared error where another variance than ε now divides it.
+        The rule is that of `sos.training.init_covariance`. Returns the mean squared error where
+        another variance than ε now divides it.
         """
         raise NotImplementedError
 
@@ -263,7 +279,7 @@ class ObservationHead(nn.Module):
 
 
 class LowRankHead(ObservationHead):
-    """Predict N(μ, PPᵀ + D), D = εI or, where `Network.diagonal` is None, a learnt diagonal."""
+    """Predict N(μ, PPᵀ + D) with D = εI or, where `Network.diagonal` is None, a learnt diagonal."""
 
     def __init__(self, channels: int, network: Network):
         super().__init__(channels, network)
@@ -294,7 +310,10 @@ class LowRankHead(ObservationHead):
 
 
 class SparseHead(ObservationHead):
-    """Predict N(μ, PPᵀ + (LLᵀ)⁻¹), L sparse; without P the distribution of Dorta et al. (2018)."""
+    """Predict N(μ, PPᵀ + (LLᵀ)⁻¹) with a sparse L.
+
+    Without P it is the distribution of Dorta et al. (2018).
+    """
 
     def __init__(self, channels: int, network: Network):
         super().__init__(channels, network)
@@ -333,7 +352,7 @@ class SparseHead(ObservationHead):
 
     @torch.no_grad()
     def start_precision_at(self, residuals: Tensor) -> None:
-        """Set the biases of L to the best stationary one for residuals (N, C, H, W)."""
+        """Set the biases of L to the best stationary L for residuals (N, C, H, W)."""
         variance, weights = neighbour_regression(residuals, self.neighbourhood, pooled=True)
         bias = torch.cat([-0.5 * variance.log()[None], -weights.T])  # (1 + n, C)
         self.precision.bias.copy_(bias.flatten())
@@ -346,10 +365,10 @@ def observation_head(channels: int, network: Network) -> ObservationHead:
 
 
 class _Rows(torch.autograd.Function):
-    """W f + b for features f (batch, H·W, width): (batch, out, H·W), without a copy of either.
+    """Compute W f + b (batch, out, H·W) for features f (batch, H·W, width), copying neither.
 
-    The gradient of f lies in memory as f does, other than torch's own: the backward pass of what
-    comes before is several times as fast where its operands lie alike.
+    The gradient of f lies in memory as f does, unlike torch's own. The backward pass of what comes
+    before is several times as fast where its operands lie alike.
     """
 
     @staticmethod
@@ -370,7 +389,7 @@ class _Rows(torch.autograd.Function):
 
 
 def _rows(head: nn.Conv2d, features: Tensor) -> Tensor:
-    """The 1x1 convolution of features (batch, width, H, W), as (batch, out, H·W)."""
+    """Apply a 1x1 convolution to features (batch, width, H, W), and return (batch, out, H·W)."""
     flat = features.permute(0, 2, 3, 1).flatten(1, 2)  # a view; contiguous if channels_last
     return _Rows.apply(head.weight.flatten(1), head.bias, flat)
 
@@ -383,9 +402,9 @@ def _head(width: int, channels: int, bias: float) -> nn.Conv2d:
 
 
 def memory_format(network: Network) -> torch.memory_format:
-    """Return channels_last, but not below 16 channels.
+    """Return channels_last, or the contiguous format below 16 channels.
 
-    There oneDNN's weight gradient of strided 1x1 convolutions writes past a buffer and can end the
-    process (uxlfoundation/oneDNN#6035).
+    Below 16 channels, oneDNN's weight gradient of strided 1x1 convolutions on channels_last writes
+    past a buffer and can end the process (uxlfoundation/oneDNN#6035).
     """
     return torch.channels_last if network.width >= 16 else torch.contiguous_format

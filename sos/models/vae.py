@@ -11,7 +11,7 @@ from sos.models.networks import Decoder, Encoder, Observation, observation_head
 
 @dataclass(frozen=True)
 class Terms:
-    """Hold what equation 3 is made of, each a mean over the batch in nats per image."""
+    """Hold the terms of equation 3, each a mean over the batch in nats per image."""
 
     nll_nats: Tensor  # -log p(x|z), one sample of z per image
     kl_nats: Tensor  # KL[q(z|x) ‖ p(z)]
@@ -22,7 +22,10 @@ class Terms:
 
 
 class VAE(nn.Module):
-    """q(z|x) and p(y|z) = N(μ(z), P(z)P(z)ᵀ + D(z)); with rank 0 and a learnt D, the β-VAE."""
+    """Model images by q(z|x) and p(y|z) = N(μ(z), P(z)P(z)ᵀ + D(z)) (§3.3).
+
+    With rank 0 and a learnt D it is the β-VAE.
+    """
 
     released_dtype = torch.half
 
@@ -40,11 +43,17 @@ class VAE(nn.Module):
         self.head.mean.bias.copy_(colour)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation of q(z|x), (batch, latent), for images x in [0, 1]."""
+        """Return mean and standard deviation of q(z|x) for images x in [0, 1].
+
+        Each is (batch, latent).
+        """
         return self.encoder(x)
 
     def decode(self, z: Tensor, mean_only: bool = False) -> Observation:
-        """Return p(y|z) over flat images, channel-major; with `mean_only` as in pre-training."""
+        """Return p(y|z) over flat images, channel-major.
+
+        With `mean_only` it is the distribution of pre-training, N(μ, εI).
+        """
         return self.head(self.decoder(z), mean_only)
 
     def prior(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -58,7 +67,8 @@ class VAE(nn.Module):
     ) -> Terms:
         """Compute the terms of equation 3 for images x (batch, C, H, W), with z = m + s·noise.
 
-        `mean_only` is pre-training (§3.3); `span_gain` is κ of `sos.distributions.TrainingTerms`.
+        `mean_only` is set in pre-training (§3.3). `span_gain` is κ of
+        `sos.distributions.TrainingTerms`.
         """
         mean, std = self.encode(x)  # q(z|x)
         p = self.decode(mean + std * noise, mean_only)  # p(y|z)
@@ -69,9 +79,10 @@ class VAE(nn.Module):
 
     @torch.no_grad()
     def init_covariance(self, x: Tensor, rank_entropy_target: float | None) -> Tensor | None:
-        """Start the covariance at its right size for images x, see `sos.training.init_covariance`.
+        """Set the initial covariance to the size that images x need.
 
-        Returns the mean squared error where another variance than ε now divides it.
+        The rule is that of `sos.training.init_covariance`. Returns the mean squared error where
+        another variance than ε now divides it.
         """
         features = self.decoder(self.encode(x)[0])
         return self.head.init_covariance(features, x, rank_entropy_target)

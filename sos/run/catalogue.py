@@ -12,7 +12,7 @@ RUN_TIMES = paths.NOTEBOOKS / "run_times.json"  # seconds of each notebook, rene
 
 @dataclass(frozen=True)
 class Notebook:
-    """One notebook of the collection and what has to exist before it runs."""
+    """Hold one notebook of the collection and what has to exist before it runs."""
 
     name: str
     section: str  # of the paper

@@ -1,7 +1,7 @@
-"""Tell whether this Python has all that pyproject.toml asks for: `python environment.py [--test]`.
+"""Tell whether this Python has all that pyproject.toml asks for: `sos/run/environment.py`.
 
-`python sos/environment.py [--test]` exits with 0, or prints what is missing and exits with 1. It
-uses the standard library only and is run as a file, because it checks interpreters that may have
+`python sos/run/environment.py [--test]` exits with 0, or prints what is missing and exits with 1.
+It uses the standard library only and is run as a file, because it checks interpreters that may have
 nothing installed.
 """
 

@@ -1,4 +1,7 @@
-"""Remove from executed notebooks what changes between runs: `python -m sos.notebooks FILE...`."""
+"""Remove from executed notebooks what changes between runs.
+
+python -m sos.run.notebooks FILE...
+"""
 
 import re
 import sys
@@ -18,7 +21,8 @@ def normalised(path: Path | str) -> str:
     """Return the text of a notebook to commit, the same for all executions with equal results.
 
     Papermill's metadata and injected parameters, timestamps, widget state and progress bars are
-    removed, and execution counts run from 1. Cell ids stay. Applied twice it changes nothing more.
+    removed, and execution counts run from 1. Cell ids stay. A second application changes nothing
+    more.
     """
     notebook = nbformat.read(path, as_version=4)
     language = notebook.metadata.get("language_info", {"name": "python"})
@@ -65,6 +69,7 @@ def _outputs(outputs: list[NotebookNode], count: int | None) -> list[NotebookNod
 
 
 def main(files: list[str]) -> None:
+    """Remove from each file what changes between runs, and write it in place."""
     from sos.system import paths
 
     for file in files:

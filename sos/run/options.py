@@ -10,7 +10,7 @@ from sos.system import paths
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse and check the options; ends the process with a message where they do not fit."""
+    """Parse and check the options; end the process with a message where they do not fit."""
     parser = argparse.ArgumentParser(
         prog="run_all.sh",
         description="Regenerates every figure and table: data, training, notebooks.",
@@ -124,7 +124,7 @@ def parameters(args: argparse.Namespace) -> dict:
 
 
 def images(args: argparse.Namespace) -> dict | None:
-    """Return the `images` argument of `sos.config.profile`; None where all are simulated."""
+    """Return the `images` argument of `sos.profiles.profile`, or None where all are simulated."""
     places = {name: str(place) for name in PLACES if (place := getattr(args, name))}
     if not places:
         return None

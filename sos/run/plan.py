@@ -51,7 +51,7 @@ def words(experiment: Experiment) -> str:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Wall-clock seconds of each part of a run; None where nothing is known."""
+    """Hold the wall-clock seconds of each part of a run, or None where nothing is known."""
 
     images: float | None
     models: float | None
@@ -151,7 +151,7 @@ def estimate(
 ) -> Estimate:
     """Estimate how long images, models and notebooks take here, from timings and records.
 
-    The time to evaluate a model is the recorded one of the released model, times the ratio of
+    The time to evaluate a model is the recorded one of the released weights, times the ratio of
     training seconds here and there. `notebooks` are the recorded seconds of the notebooks.
     """
     if devices.device().type != "cpu" or not untrained:

@@ -23,7 +23,7 @@ from sos.training import store
 
 @dataclass(frozen=True)
 class Worker:
-    """A worker process: its parent, its threads, and the number of workers."""
+    """Hold what a worker process knows: its parent, its threads, and the number of workers."""
 
     parent: int
     threads: int

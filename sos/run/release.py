@@ -1,8 +1,8 @@
-"""For maintainers: copies the demo's finished models and their evaluations to data/models/.
+"""Copy, for maintainers, the demo's finished models and their evaluations to data/models/.
 
-What is released for a configuration stays; delete its folder there to renew it.
+What is released for a configuration stays. Delete its folder there to renew it.
 
-python -m sos.release
+python -m sos.run.release
 """
 
 import shutil
@@ -14,6 +14,7 @@ from sos.training import store
 
 
 def main() -> None:
+    """Copy the demo's models that are not released yet, with evaluations, to data/models/."""
     profile = profiles.profile("demo")
     for experiment in profile.experiments.values():
         target = paths.RELEASED / store.cache_key(experiment)

@@ -64,7 +64,7 @@ PLACES_TO_WRITE = ("SOS_CACHE", "SOS_FIGURES", "SOS_EXECUTED")
 
 
 class Stopped(BaseException):
-    """A signal asked this process to end."""
+    """End this process because a signal asked for it."""
 
     def __init__(self, number: int):
         self.number = number
@@ -120,7 +120,7 @@ def prepare_models(
 
 
 class WholeRun:
-    """A progress bar over all trainings and notebooks, with the time that is left."""
+    """Show a progress bar over all trainings and notebooks, with the time that is left."""
 
     def __init__(self, estimate, experiments: list, notebooks: list[Notebook]):
         from sos.system.progress import tqdm
@@ -271,7 +271,7 @@ def executed(notebook: Notebook, args: argparse.Namespace, suffix: str) -> Path:
 
 
 def cache_key(notebook: Notebook, args: argparse.Namespace, experiments: list) -> str:
-    """Return the cache key of an executed notebook: SHA-256 of all that it depends on.
+    """Return the cache key of an executed notebook, a SHA-256 of all that it depends on.
 
     These are its code, the package, parameters and weights. Of the notebook only the sources of
     cells are hashed, so that outputs written in place change nothing.

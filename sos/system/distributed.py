@@ -28,13 +28,16 @@ def launched() -> int:
 
 
 def is_main_process() -> bool:
-    """Whether this process prints and writes: `rank` 0, known before the processes have met."""
+    """Return whether this process prints and writes, as the one with `rank` 0 does.
+
+    The answer is known before the processes have met.
+    """
     return launched() == 1 or int(os.environ.get("RANK", 0)) == 0
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """A block in which all processes of a launcher work together; nothing where there is one.
+    """Let all processes of a launcher work together in a block; do nothing where there is only one.
 
     Raises RuntimeError where a machine has fewer GPUs than processes.
     """
@@ -57,19 +60,19 @@ def process_group() -> Iterator[None]:
 
 
 def world_size() -> int:
-    """How many processes work together here and now."""
+    """Return how many processes work together here and now."""
     together = dist.is_available() and dist.is_initialized()
     return dist.get_world_size() if together else 1
 
 
 def process_index() -> int:
-    """Which of them this is."""
+    """Return the number of this process among those that work together; the main process has 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 @contextmanager
 def main_process_first() -> Iterator[None]:
-    """A block that the first process goes through before all others, which find what it made."""
+    """Let the main process go through a block before all others, which find what it made."""
     if process_index() > 0:
         dist.barrier()
     yield
@@ -78,7 +81,7 @@ def main_process_first() -> Iterator[None]:
 
 
 def broadcast(value: T) -> T:
-    """The first process's value."""
+    """Return the main process's value in all processes."""
     if world_size() == 1:
         return value
     held = [value]
@@ -87,7 +90,7 @@ def broadcast(value: T) -> T:
 
 
 def all_gather(value: T) -> list[T]:
-    """Every process's value, in the order of ranks."""
+    """Return every process's value, in the order of ranks."""
     values = [value] * world_size()
     if world_size() > 1:
         dist.all_gather_object(values, value)
@@ -95,19 +98,19 @@ def all_gather(value: T) -> list[T]:
 
 
 def broadcast_parameters(tensors: Iterable[Tensor]) -> None:
-    """Overwrites tensors by those of the first process."""
+    """Overwrite tensors by those of the main process."""
     if world_size() > 1:
         for tensor in tensors:
             dist.broadcast(tensor.detach(), src=0)
 
 
 def shard(batch: Tensor) -> Tensor:
-    """This process's part of a batch."""
+    """Return this process's part of a batch."""
     return batch.tensor_split(world_size())[process_index()]
 
 
 class Sum(torch.autograd.Function):
-    """Sum of a tensor over processes; backward sums the gradients of all processes too."""
+    """Sum a tensor over processes; the backward pass sums the gradients of all processes too."""
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
@@ -124,9 +127,9 @@ class Sum(torch.autograd.Function):
 
 
 def all_reduce_mean(terms: T, items: int) -> T:
-    """A dataclass of means over a share of so many items: the means over all shares.
+    """Average a dataclass of means over the shares of all processes; this one's has `items` items.
 
-    They have the gradient of this process's part; `sum_gradients` adds those of the others.
+    The results have the gradient of this process's part; `sum_gradients` adds those of the others.
     """
     if world_size() == 1:
         return terms

@@ -14,12 +14,15 @@ _shown = {"line": None, "of": ""}  # where bars of this process stand, and what 
 
 
 def stand(line: int | None = None, of: str = "") -> None:
-    """Puts this process's bars on a line of the terminal, and the name of a model before them."""
+    """Put this process's bars on a line of the terminal, and the name of a model before them."""
     _shown.update(line=line, of=of)
 
 
 def tqdm(*args, disable: bool = False, desc: str = "", **kwargs):
-    """tqdm.auto; its notebook bar ignores TQDM_DISABLE, so that the choice has to be passed."""
+    """Make a progress bar by tqdm.auto.
+
+    The notebook bar of tqdm ignores TQDM_DISABLE, so that the choice has to be passed.
+    """
     of = _shown["of"]
     desc = desc if desc.startswith(of) else f"{of} {desc}"
     place = {"position": _shown["line"], "leave": False} if _shown["line"] else {}

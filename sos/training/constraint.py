@@ -7,9 +7,9 @@ from torch import Tensor
 class Constraint:
     """Hold one soft constraint value ≈ target of eq. 3 with its multiplier (Platt & Barr, 1988).
 
-    The loss gets (λ + c(v - ξ))(v - ξ) with the bracket detached, whose gradient is that of
-    λ(v - ξ) + c(v - ξ)²/2, c being the damping. Then λ ascends by rate·(v - ξ) and stays at or
-    above zero.
+    For a value v and its target ξ the loss gets (λ + c(v - ξ))(v - ξ) with the bracket detached.
+    The gradient of this is that of λ(v - ξ) + c(v - ξ)²/2, where c is the damping. Then λ ascends
+    by rate·(v - ξ) and stays at or above zero.
     """
 
     def __init__(self, target: float, damping: float, rate: float, device: torch.device):
@@ -22,7 +22,7 @@ class Constraint:
         self.current_target.fill_(self.target * share)
 
     def slack(self, value: Tensor) -> Tensor:
-        """Return v - ξ."""
+        """Return v - ξ, the value less the current target."""
         return value - self.current_target.to(value.dtype)
 
     def penalty(self, value: Tensor) -> Tensor:

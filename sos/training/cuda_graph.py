@@ -21,7 +21,7 @@ class Captured:
             self.terms = step(self.x, self.noise, mean_only)
 
     def replay(self, x: Tensor, noise: Tensor):
-        """Run the recorded step on new images and noise; return its terms."""
+        """Run the recorded step on new images and noise, and return its terms."""
         self.x.copy_(x)
         self.noise.copy_(noise)
         self.graph.replay()
@@ -31,8 +31,8 @@ class Captured:
 class CapturedSteps:
     """Call `step(x, noise, mean_only)`, from the sixth step of a phase on as a CUDA graph.
 
-    Where capturing fails, the step goes on being run eagerly. `before_capture` is called before a
-    step is recorded: it drops gradients, which have to be allocated within the graph.
+    Where capturing fails, the step is still run eagerly. `before_capture` is called before a step
+    is recorded. It drops gradients, which have to be allocated within the graph.
     """
 
     def __init__(self, step: Callable, before_capture: Callable[[], None]):
@@ -64,7 +64,10 @@ class CapturedSteps:
 
 @contextmanager
 def stream(device: torch.device) -> Iterator[None]:
-    """Use a stream of its own, as capturing needs, and the fastest convolutions; not on a CPU."""
+    """Use a stream of its own, as capturing needs, and the fastest convolutions.
+
+    On a CPU this does nothing.
+    """
     if device.type != "cuda":
         yield
         return

@@ -26,10 +26,11 @@ def train(
 
     For a bare model, whose log-density needs no code z, `validation` images are measured along.
 
-    Called again after any interruption, even SIGKILL, it goes on from the last checkpoint and
-    ends with the same weights as an unbroken run (same machine, same number of threads).
-    Raises FloatingPointError when a term stops being finite, naming the step and the terms; with
-    `Training.stop_at_variance` such a training ends, as one whose variance passes that limit.
+    Called again after any interruption, even SIGKILL, it goes on from the last checkpoint and ends
+    with the same weights as an unbroken run (same machine, same number of threads). Raises
+    FloatingPointError when a term stops being finite, naming the step and the terms. With
+    `Training.stop_at_variance` such a training ends instead, and so does one whose variance passes
+    that limit.
     """
     training, device = experiment.training, devices.device()
     if devices.fits_on_device(images, device):  # otherwise batches are read from where they lie
@@ -48,7 +49,7 @@ def train(
 
 
 class Run(TrainingState):
-    """Train a model step by step; weights descend and multipliers ascend."""
+    """Train a model step by step by equation 3: weights descend and multipliers ascend."""
 
     def __init__(self, experiment: Experiment, images: Tensor, device: torch.device):
         super().__init__(experiment, images, device)
@@ -57,7 +58,7 @@ class Run(TrainingState):
             self._captured = cuda_graph.CapturedSteps(self.compute_step, self.optimiser.zero_grad)
 
     def training_step(self, x: Tensor, mean_only: bool) -> Terms:
-        """Take one step on images x (batch, C, H, W), each process on its share of them."""
+        """Take one step on images x (batch, C, H, W), of which each process takes its share."""
         training = self.training
         x = x.contiguous(memory_format=self.format)
         stream = generator("latent noise", training.seed, self.step, device=x.device)
@@ -84,7 +85,7 @@ class Run(TrainingState):
         return terms
 
     def loss(self, terms: Terms, mean_only: bool) -> Tensor:
-        """Return equation 3, negated, with the damping of both constraints; per-item means."""
+        """Return equation 3, negated, with the damping of both constraints, as a mean per image."""
         loss = terms.nll_nats
         for name, constraint in self.constraints(mean_only).items():
             loss = loss + constraint.penalty(getattr(terms, name))
@@ -110,9 +111,10 @@ def batch_indices(step: int, images: int, training: Training) -> Tensor:
 
 
 def learning_rate(step: int, training: Training) -> float:
-    """Return a constant; with `decay`, after pre-training a linear warm-up and a cosine to zero.
+    """Return the learning rate of a step, which is constant without `decay`.
 
-    The warm-up is for the covariance heads, whose first Adam steps are as large as their weights.
+    With `decay`, after pre-training, it warms up linearly and falls as a cosine to zero. The
+    warm-up is for the covariance heads, whose first Adam steps are as large as their weights.
     """
     after = step - training.pretraining
     if not training.decay or after < 0:

@@ -20,14 +20,15 @@ def entropy_target(images: Tensor, network: Network, rule: str, kl_target: float
 def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
     """Compute the rank entropy (nats) with which samples of p(y|z) vary as much as the images.
 
-    images (N, C, H, W), uint8; of the network its rank and its diagonal alone count:
+    The images (N, C, H, W) are uint8. Of the network its rank and its diagonal alone count:
     `ppca_target(images, Network(rank=25, diagonal=1e-5), kl_target=8)`. Raises ValueError where
     nothing is left, and for images that are not bytes.
 
     The best normal of rank R for the images themselves has the leading eigenvalues λ_r of their
-    covariance (Tipping & Bishop, 1999). Scaled up by the share of the variance that R directions
-    explain, so that none is missing, its rank entropy is H(y) = ½ Σ log(λ_r/(share·ε)). A code z
-    that carries I(y; z) = ξ_KL nats leaves H(y|z) = H(y) - ξ_KL of it.
+    covariance (Tipping & Bishop, 1999). It is scaled up by the share of the variance that R
+    directions explain, so that no variance is missing. Its rank entropy is then H(y) =
+    ½ Σ log(λ_r/(share·ε)). A code z that carries I(y; z) = ξ_KL nats leaves H(y|z) = H(y) - ξ_KL
+    of it.
     """
     if images.dtype != torch.uint8:
         raise ValueError(
@@ -50,8 +51,8 @@ def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
 def markov_target(images: Tensor, network: Network, kl_target: float) -> float:
     """Compute H(y) - ξ_KL (nats) of the best normal with a sparse factor L for the images.
 
-    images (N, C, H, W), uint8. The columns of L are regressions, each pixel's on its later
-    neighbours, over the images: the conditional variances s² that they leave give
+    The images (N, C, H, W) are uint8. The columns of L are regressions over the images, each
+    pixel's on its later neighbours. The conditional variances s² that they leave give
     H(y) = ½ Σ log 2πe s².
     """
     chosen = subsample(images).cpu().float()
@@ -66,21 +67,21 @@ RULES = {"ppca": ppca_target, "markov": markov_target}
 
 
 def subsample(images: Tensor, most: int = 10_000) -> Tensor:
-    """Return all images, or every n-th of very many: enough for means and leading eigenvalues."""
+    """Return all images, or every n-th of very many, which is enough for means and eigenvalues."""
     return images[:: math.ceil(len(images) / most)]
 
 
 @torch.no_grad()
 def init_covariance(state, x: Tensor) -> None:
-    """Start the covariance of a training at the size that it needs instead of at almost nothing.
+    """Set the initial covariance of a training to the size that it needs instead of almost nothing.
 
     x (batch, C, H, W) are the images of the step. P gets its target entropy, ½R log(1 + λ/ε) for R
-    columns of squared length λ, or without a target half of the residual; a learnt D gets the mean
-    squared error σ², its best constant; a sparse L the best stationary one.
+    columns of squared length λ, or without a target half of the residual. A learnt D gets the mean
+    squared error σ², its best constant. A sparse L becomes the best stationary one.
 
-    Where D = εI goes, the squared error counts 1/2σ² instead of 1/2ε. With this change of unit go
-    the price of a nat of KL and Adam's memory of past gradients, which would keep its steps small
-    for long.
+    Where D = εI goes, the squared error counts 1/2σ² instead of 1/2ε. This change of unit also
+    applies to the price of a nat of KL and to Adam's memory of past gradients, which would
+    otherwise keep its steps small for long.
     """
     target = None if state.rank_entropy is None else state.rank_entropy.target
     error = state.vae.init_covariance(x, target)

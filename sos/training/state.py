@@ -136,14 +136,14 @@ class TrainingState:
         return row
 
     def remember(self) -> None:
-        """Keep the weights, where a training may end by `stop_at_variance`."""
+        """Keep the weights where a training may end by `stop_at_variance`."""
         if self.training.stop_at_variance is not None:
             self.last_good = copy.deepcopy(self.vae.state_dict())
 
     def has_exploded(self, terms) -> bool:
         """Tell whether to stop, by `stop_at_variance`, with the last finite weights.
 
-        Without it what is not finite is left to `record`, which raises.
+        Without it, what is not finite is left to `record`, which raises.
         """
         limit = self.training.stop_at_variance
         if limit is None:

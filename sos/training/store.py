@@ -1,4 +1,7 @@
-"""Train or load in one call: a model is found by a hash of all that determines its weights."""
+"""Train or load in one call.
+
+A model is found by its cache key, a hash of all that determines its weights.
+"""
 
 import hashlib
 import json
@@ -42,7 +45,10 @@ YOUNGER = {
 
 
 def cache_key(experiment: Experiment) -> str:
-    """Return name and twelve hexadecimal digits, of the SHA-256 of settings, data, code version."""
+    """Return the cache key: the name and 12 hexadecimal digits of a SHA-256.
+
+    The hash is over settings, data and code version.
+    """
     settings = asdict(experiment)
     settings["data"] = datasets.cache_key(experiment.data, "train")
     settings["version"] = loop.VERSION
@@ -57,7 +63,11 @@ WEIGHTS = ("released", "train", "fresh")
 
 
 def find(experiment: Experiment, weights: str = "released") -> Path | None:
-    """Return a finished model's folder: in the cache, with "released" also of released models."""
+    """Return a finished model's folder in the cache or, with "released", in the released weights.
+
+    The released weights come first. Returns None where there is no such model. Raises ValueError
+    for other words than WEIGHTS.
+    """
     if weights not in WEIGHTS:
         raise ValueError(f"weights is {weights!r}; expected one of {', '.join(WEIGHTS)}")
     places = {"released": (paths.RELEASED, CACHE), "train": (CACHE,), "fresh": ()}[weights]
@@ -70,9 +80,9 @@ def find(experiment: Experiment, weights: str = "released") -> Path | None:
 def load_or_train(experiment: Experiment, weights: str = "released") -> Model:
     """Load released weights or a cached training, or else train, from where it was stopped.
 
-    `weights="train"` passes over the released weights, "fresh" over the cache too: a new training
-    then takes the cached one's place once it is finished. A model whose file does not match its
-    recorded SHA-256 is refused with an error that names it.
+    `weights="train"` passes over the released weights, and "fresh" over the cache too: a new
+    training then takes the cached one's place once it is finished. A model whose file does not
+    match its recorded SHA-256 is refused with an error that names it.
     """
     folder = distributed.broadcast(find(experiment, weights))
     if folder is None:
@@ -98,9 +108,10 @@ def load_or_train(experiment: Experiment, weights: str = "released") -> Model:
 def recorded_seconds(
     experiment: Experiment, weights: str = "any", of: str = "meta.json"
 ) -> float | None:
-    """Return how long this training, or `of` evaluation.json its measuring, took when last done.
+    """Return how long this training took when it was last done, or its evaluation.
 
-    Here, or for the released weights.
+    The evaluation is meant with `of` evaluation.json. The record is from here or from the released
+    weights.
     """
     for place in (paths.RELEASED,) if weights == "released" else (CACHE, paths.RELEASED):
         file = place / cache_key(experiment) / of
@@ -117,7 +128,7 @@ def steps_done(experiment: Experiment, weights: str) -> int:
 
 
 def rounded(vae: VAE) -> dict[str, Tensor]:
-    """Round weights as they are released, those of VAEs to half precision, not statistics."""
+    """Round weights as they are released, those of VAEs to half precision, but no statistics."""
     parameters = {name for name, _ in vae.named_parameters()}
     return {
         name: value.detach().cpu().to(vae.released_dtype) if name in parameters else value.cpu()

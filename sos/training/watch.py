@@ -18,7 +18,7 @@ CHECKPOINT_SECONDS = 20.0  # at least between two of them: hundreds of megabytes
 
 
 class Watch:
-    """Log, stop and save a training; called after each step with its terms."""
+    """Log, stop and save a training when called after each step with its terms."""
 
     def __init__(self, state: TrainingState, checkpoint: Path, validation: Tensor | None, bar):
         self.state, self.checkpoint, self.validation, self.bar = state, checkpoint, validation, bar
@@ -52,7 +52,7 @@ class Watch:
         return distributed.broadcast(time.perf_counter() - self.saved >= CHECKPOINT_SECONDS)
 
     def save(self) -> None:
-        """Write a checkpoint of finite weights; the main process does."""
+        """Write a checkpoint of finite weights, which the main process does."""
         self.saved = time.perf_counter()
         self.state.seconds = self.saved - self.began
         self.state.check_weights(self.checkpoint)

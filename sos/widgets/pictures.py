@@ -28,9 +28,9 @@ def png(image: Tensor, zoom: int = 1) -> bytes:
 
 
 class Still:
-    """A widget that also shows itself as a still picture.
+    """Show a widget also as a still picture.
 
-    JupyterLab shows the live widget; GitHub, nbviewer and unexecuted notebooks show the picture.
+    JupyterLab shows the live widget. GitHub, nbviewer and unexecuted notebooks show the picture.
     """
 
     def _repr_mimebundle_(self, **kwargs):

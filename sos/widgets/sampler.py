@@ -28,7 +28,7 @@ def button(text: str, tooltip: str, work: Callable[[], None]) -> widgets.Button:
 
 
 class Sampler(Still, widgets.HBox):
-    """A sample of a distribution, with a slider for each principal component.
+    """Show a sample of a distribution, with a slider for each principal component (eq. 5).
 
         sampler = Sampler(p, shape)  # show it; then, in another cell:
         sampler.distribution         # p with its components scaled, a LowRankNormal
@@ -111,7 +111,10 @@ class Sampler(Still, widgets.HBox):
         return self._p.scale_components(self.scales)
 
     def samples(self, scales: Tensor, noise_factor: Tensor, noise_diag: Tensor) -> Tensor:
-        """Compute μ + U diag(s a) Vᵀω_p + √D ω_d, (..., C, H, W), for noises (..., R), (..., S)."""
+        """Compute μ + U diag(s a) Vᵀω_p + √D ω_d (eq. 5), for scales a.
+
+        The noises are (..., R) and (..., S), and the result is (..., C, H, W).
+        """
         p, rotation = self._p, self._components.rotation
         own = noise_factor.to(rotation) @ rotation * scales.to(rotation)
         still = p.loc + p.cov_diag.sqrt() * noise_diag.to(p.loc)
@@ -174,7 +177,7 @@ class Sampler(Still, widgets.HBox):
 
 
 class VAESampler(Still, widgets.VBox):
-    """Two latent codes with a slider between them (eq. 8), and a `Sampler` of the decoded result.
+    """Show two latent codes with a slider between them (eq. 8), and a `Sampler` of the result.
 
     Every move of the slider is one decoder pass. `sampler` and `z` hold the state.
     """

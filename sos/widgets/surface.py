@@ -62,7 +62,7 @@ def default_colour(shape: Shape) -> list[float]:
 
 
 class _Surface(Still, anywidget.AnyWidget):
-    """A distribution on a canvas. `omega` (R,) is the noise of the principal components."""
+    """Show a distribution on a canvas. `omega` (R,) is the noise of the principal components."""
 
     _esm, _css = MODULE, STYLE
     kind = traitlets.Unicode().tag(sync=True)
@@ -103,14 +103,14 @@ class _Surface(Still, anywidget.AnyWidget):
 
 
 class Editor(_Surface):
-    """A canvas on which painting conditions a distribution (§4.4).
+    """Show a canvas on which painting conditions a distribution (§4.4, eq. 7).
 
         editor = Editor(p, shape)  # show it; then, in another cell:
         editor.conditional         # p given all strokes, a LowRankNormal
         editor.sample              # the sample on the canvas
 
     p is one distribution over flat images of `shape` = (channels, height, width). `noise_factor`
-    (R,) is the noise ω_p of the sample that is shown first; without it the noise is drawn.
+    (R,) is the noise ω_p of the sample that is shown first. Without it the noise is drawn.
     """
 
     strokes = traitlets.List(traitlets.Dict()).tag(sync=True)
@@ -240,9 +240,10 @@ class Editor(_Surface):
 
 
 class Pad(_Surface):
-    """A pad to walk between four samples of one distribution without decoding (§4.2, eq. 4 and 8).
+    """Show a pad to walk between four samples of one distribution without decoding.
 
-    `corners` (4, R) are the noises ω_p top left, top right, bottom left and bottom right.
+    The walk is that of §4.2, eq. 4 and 8. `corners` (4, R) are the noises ω_p top left, top right,
+    bottom left and bottom right.
     """
 
     corners = traitlets.List(traitlets.List(traitlets.Float())).tag(sync=True)
