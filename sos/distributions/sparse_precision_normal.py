@@ -489,7 +489,7 @@ class ConditionedSparseNormal:
     """Hold mean and samples of a SparsePrecisionNormal, edited values fixed; see `condition`.
 
     Λ_11 is factorised once (sparse LU). A sample of N(0, Λ_11⁻¹) is the solution of
-    Λ_11 x = L_1 u: the right side has the covariance L_1 L_1^T = Λ_11.
+    Λ_11 x = L_1 u: the right side has the covariance L_1 L_1ᵀ = Λ_11.
     """
 
     def __init__(self, p: SparsePrecisionNormal, index: np.ndarray, values: np.ndarray):
