@@ -16,7 +16,7 @@ PAIRS = ("faces", "brains")
 def released(name: str) -> store.Model:
     folder = store.find(DEMO.experiments[name], "released")
     assert folder is not None and folder.parent == paths.RELEASED, (
-        f"{name}: no released weights for this configuration; train and run python -m sos.run.release"
+        f"{name}: no released weights for these settings; train and run python -m sos.run.release"
     )
     return store.load(DEMO.experiments[name], folder)
 
