@@ -1,9 +1,12 @@
 """The combinations of notebook 07 at the paper's learning rate and number of steps.
 
-    python benchmarks/variance.py [--steps 28000] [--only DHP P ...] [--jobs 8] [--seconds 3600]
+    python benchmarks/variance.py [--steps 28000] [--only fixed-pretrained none ...] [--jobs 8]
+                                  [--seconds 3600]
 
-The demo's network, data and constraints, but Adam at 1e-4 throughout and 28,000 steps. Writes
-variance.json: the variance, entropy and multipliers of every hundredth step.
+A combination has the name of its experiment without "variance-": the remedies that are on, "fixed",
+"constrained" and "pretrained", or "none". Network, data and constraints are the demo's, but Adam
+has a rate of 1e-4 throughout, and there are 28,000 steps. Writes variance.json: the variance,
+entropy and multipliers of every hundredth step.
 """
 
 import argparse
@@ -22,6 +25,7 @@ from sos import config, datasets, profiles
 from sos.system import paths
 from sos.training import loop, store  # noqa: E402
 
+PREFIX = "variance-"  # of the experiments' names
 CHUNK = 4000  # steps between looks at the clock
 KEPT = ("step", "variance", "rank_entropy_nats", "rank_entropy_multiplier", "squared_error",
         "nll_nats", "kl_nats")  # fmt: skip
@@ -48,17 +52,17 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--steps", type=int, default=28_000)
-    parser.add_argument("--only", nargs="+", help="combinations, as DHP, P or none")
+    parser.add_argument("--only", nargs="+", help="combinations, as fixed-pretrained or none")
     parser.add_argument("--jobs", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=1e9, help="after which trainings end")
     parser.add_argument("--out", type=Path, default=paths.ROOT / "benchmarks")
     chosen = parser.parse_args()
     until = time.time() + chosen.seconds
     experiments = profiles.PROFILES["demo"].experiments
-    names = [n.split("-")[1] for n in experiments if n.startswith("variance-")][:8]
+    names = [n.removeprefix(PREFIX) for n in experiments if n.startswith(PREFIX)][:8]
     runs = {}
     for kind in chosen.only or names:
-        e = experiments[f"variance-{kind}"]
+        e = experiments[PREFIX + kind]
         schedule = {
             "steps": chosen.steps,
             "pretraining": e.training.pretraining and chosen.steps * 3 // 100,  # 3 of 100 epochs
@@ -76,7 +80,7 @@ def main() -> None:
     paths.write_text(chosen.out / "variance.json", json.dumps(content) + "\n")
     for name, run in content["runs"].items():
         last = run["history"][-1]
-        print(f"{name:<6} {run['seconds']:>7.1f} s, {last['step']:.0f} steps, variance "
+        print(f"{name:<28} {run['seconds']:>7.1f} s, {last['step']:.0f} steps, variance "
               f"{last['variance']:.4g}")  # fmt: skip
 
 
