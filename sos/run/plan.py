@@ -43,7 +43,7 @@ def words(experiment: Experiment) -> str:
     if network.latent and not run.pretraining:
         parts.append("no pre-training")
     if run.stop_at_variance is not None and run.decay:
-        parts.append("gentle first steps")
+        parts.append("scheduled rate")
     if not network.latent and run.span_gain:
         parts.append("span gradient")
     return ", ".join(parts)
