@@ -49,6 +49,12 @@ def test_every_training_has_words_of_its_own(profile):
     assert words["variance-none"] == "SOS-VAE, learnt D, no constraint, no pre-training"
 
 
+def test_every_profile_has_the_same_experiments():
+    """The notebooks name them, whatever the profile."""
+    names = {profile: list(row.experiments) for profile, row in profiles.PROFILES.items()}
+    assert len({tuple(row) for row in names.values()}) == 1, names
+
+
 @pytest.mark.parametrize("word, number", [
     ("1", "01"), ("01", "01"), ("01_beta", "01"), ("notebooks/06_pca_comparison.ipynb", "06"),
 ])  # fmt: skip

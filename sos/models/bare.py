@@ -73,13 +73,14 @@ class BareNormal(nn.Module):
     def init_covariance(self, x: Tensor, rank_entropy_target: float | None) -> Tensor:
         """Set the initial covariance: a learnt D at the mean squared error of μ for images x.
 
-        Returns that error. Raises ValueError for a model with D = εI, which starts where it is.
+        Returns ε over that error. Raises ValueError for a model with D = εI, which starts where it
+        is.
         """
         if self.log_variance is None:
             raise ValueError("a bare model with D = εI starts where it is: init_covariance=False")
         error = (x - self.images(self.mean)).square().mean()
         self.log_variance.fill_((error - DIAGONAL_FLOOR).log())
-        return error
+        return DIAGONAL_FLOOR / error
 
     def images(self, flat: Tensor) -> Tensor:
         """Reshape flat values (..., S) to images (..., C, H, W)."""

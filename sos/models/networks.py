@@ -255,8 +255,8 @@ class ObservationHead(nn.Module):
     ) -> Tensor | None:
         """Set the initial covariance to the size that images x need.
 
-        The rule is that of `sos.training.init_covariance`. Returns the mean squared error where
-        another variance than ε now divides it.
+        The rule is that of `sos.training.init_covariance`. Returns ε/σ², by which the unit of the
+        loss changes where σ² takes the place of ε in it, and None where D stays εI.
         """
         raise NotImplementedError
 
@@ -306,7 +306,7 @@ class LowRankHead(ObservationHead):
             return None
         error = self.residual(features, x).square().mean()
         self.variance.bias.fill_(torch.log(torch.expm1(error - DIAGONAL_FLOOR)))
-        return error
+        return self.epsilon / error
 
 
 class SparseHead(ObservationHead):
@@ -348,7 +348,7 @@ class SparseHead(ObservationHead):
         self.start_precision_at(residual)
         if self.factor is not None and rank_entropy_target is None:
             self.start_factor_at(features, 0.5 * error * residual[0].numel() / self.rank)
-        return error
+        return self.epsilon / error
 
     @torch.no_grad()
     def start_precision_at(self, residuals: Tensor) -> None:

@@ -81,8 +81,8 @@ class VAE(nn.Module):
     def init_covariance(self, x: Tensor, rank_entropy_target: float | None) -> Tensor | None:
         """Set the initial covariance to the size that images x need.
 
-        The rule is that of `sos.training.init_covariance`. Returns the mean squared error where
-        another variance than ε now divides it.
+        The rule is that of `sos.training.init_covariance`. Returns ε/σ², by which the unit of the
+        loss changes where σ² takes the place of ε in it, and None where D stays εI.
         """
         features = self.decoder(self.encode(x)[0])
         return self.head.init_covariance(features, x, rank_entropy_target)

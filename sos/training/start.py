@@ -76,18 +76,18 @@ def init_covariance(state, x: Tensor) -> None:
     """Set the initial covariance of a training to the size that it needs instead of almost nothing.
 
     x (batch, C, H, W) are the images of the step. P gets its target entropy, ½R log(1 + λ/ε) for R
-    columns of squared length λ, or without a target half of the residual. A learnt D gets the mean
-    squared error σ², its best constant. A sparse L becomes the best stationary one.
+    columns of squared length λ. A learnt D gets the mean squared error σ², its best constant. A
+    sparse L becomes the best stationary one; beside it, a P without a target gets half of the
+    residual. The heads in `sos.models.networks` do that.
 
     Where D = εI goes, the squared error counts 1/2σ² instead of 1/2ε. This change of unit also
     applies to the price of a nat of KL and to Adam's memory of past gradients, which would
     otherwise keep its steps small for long.
     """
     target = None if state.rank_entropy is None else state.rank_entropy.target
-    error = state.vae.init_covariance(x, target)
-    if error is None:  # D stays εI, and the unit with it
+    unit = state.vae.init_covariance(x, target)
+    if unit is None:  # D stays εI
         return
-    unit = DIAGONAL_FLOOR / error
     state.kl.multiplier *= unit
     for memory in state.optimiser.state.values():
         memory["exp_avg"] *= unit
