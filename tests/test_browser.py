@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(
 SHAPE = (3, 24, 20)
 SETUP = """
 import torch
-from sos.low_rank_normal import LowRankNormal
+from sos.distributions import LowRankNormal
 from sos.widgets import Editor, Pad, Sampler
 generator = torch.Generator().manual_seed(0)
 size = 3 * 24 * 20

@@ -1,4 +1,4 @@
-"""sos.metrics against pytorch-fid, numpy, scipy and closed forms."""
+"""Metrics against pytorch-fid, numpy, scipy and closed forms."""
 
 import hashlib
 import subprocess

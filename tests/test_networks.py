@@ -1,4 +1,4 @@
-"""sos.networks: the paper's sizes and counts, and the layout of the head against plain loops."""
+"""Networks: the paper's sizes and counts, and the layout of the head against plain loops."""
 
 import itertools
 
