@@ -130,10 +130,11 @@ def test_hidden_files_and_pdf_are_ignored(pair):
 
 @pytest.mark.parametrize("columns, contrast", [(5000, 0.3), (500, None)])
 def test_images_are_averaged_where_they_shrink(tmp_path, monkeypatch, columns, contrast):
-    """Stripes of one pixel, 5,000 of them on 2,000: skipping pixels leaves them black and white."""
+    """Stripes of one pixel, 5,000 of them on 2,000: skipping pixels leaves black and white."""
     monkeypatch.setattr(paths, "FIGURES", tmp_path)
     figure, ax = plt.subplots(figsize=(10, 4))
-    """Stripes of one pixel, 5,000 of them on 2,000: skipping pixels leaves black and white."""
+    stripes = np.tile([0.0, 1.0], (columns * 2 // 5, columns // 2))
+    ax.imshow(stripes, "gray", interpolation="nearest")
     ax.set_axis_off()
     save(figure, "stripes", "demo")
     pixels = np.asarray(Image.open(tmp_path / "demo" / "stripes.png").convert("L")) / 255
