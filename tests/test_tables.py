@@ -200,3 +200,17 @@ def test_rows_of_maps_share_what_they_are_told():
     signed, positive = (panels.row("", values, cmap) for cmap in ("RdBu_r", "viridis"))
     assert signed.limits == (-positive.limits[1], positive.limits[1]) and positive.limits[0] == 0
     assert panels.row("", values, "viridis", limits=(0, 3)).limits == (0, 3)
+
+
+@pytest.mark.parametrize("images", [
+    torch.zeros(3, 8, 8), torch.zeros(2, 4, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+])  # fmt: skip
+def test_what_is_no_row_of_pictures_is_refused(images):
+    with pytest.raises(ValueError, match="N, C, H, W"):
+        panels.row("", images)
+
+
+def test_no_rows_and_maps_of_zeros():
+    with pytest.raises(ValueError, match="at least one row"):
+        panels.pictures([])
+    panels.pictures([panels.row("zero", torch.zeros(2, 1, 8, 8), "viridis")]).canvas.draw()

@@ -41,11 +41,16 @@ def row(label: str, images: Tensor, cmap: str | None = None, **more) -> Row:
     names. By default the limits are zero (or symmetric, for the diverging map RdBu_r) and
     `robust_limit`. `note` takes the place of the pictures. `under` are texts below them. `cross`
     (row, column) marks a reference pixel in each. `circles` are drawn around the pixel numbers of
-    each picture.
+    each picture. Raises ValueError for other shapes, and for bytes.
     """
+    if images.dim() != 4 or images.shape[1] not in (1, 3) or images.dtype == torch.uint8:
+        raise ValueError(
+            f"images of a row must be (N, C, H, W) with C = 1 or 3 and values in [0, 1], not "
+            f"{images.dtype} {tuple(images.shape)}; unflatten flat ones, divide bytes by 255"
+        )
     made = Row(label, images.detach().cpu().float(), cmap, **more)
     if cmap and made.limits is None:
-        top = robust_limit(made.images.mean(1))
+        top = robust_limit(made.images.mean(1)) or 1.0  # a map of zeros has no scale of its own
         made.limits = (-top if cmap == "RdBu_r" else 0.0, top)
     return made
 
@@ -94,7 +99,9 @@ def bare(ax: Axes) -> None:
 
 
 def pictures(rows: Sequence[Row], titles: Sequence[str] = (), width: float = WIDTH) -> Figure:
-    """Draw rows of equally many pictures, under the titles of their columns."""
+    """Draw rows of pictures, under the titles of their columns. Raises ValueError for no rows."""
+    if not rows:
+        raise ValueError("pictures needs at least one row; make them with `row(label, images)`")
     count = max(len(one.images) for one in rows)
     lines = max(len(line) for one in rows for line in one.label.split("\n"))
     left = 0.1 + 0.068 * lines
