@@ -8,10 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 from torch import Tensor
 
-from sos.figures.panels import bare, enlarged, label_lines, letter, show_tiles
+from sos.figures.panels import bare, enlarged, halo, label_lines, letter, show_tiles
 from sos.figures.style import BLACK, LINES, WIDTH, styled
 
 MARKERS = {"β-VAE": "v", "Dorta et al.": "s", "SOS-VAE": "o", "low rank + sparse": "^"}
@@ -116,7 +115,7 @@ def correlations(
             line[0].set_ylabel(_broken(model), rotation=0, ha="right", va="center", labelpad=5)
             for ax, map_, (i, j) in zip(line[1:], maps[model], places, strict=True):
                 shown = _show(ax, map_, side, "RdBu_r", (-1, 1))
-                ax.plot(j, i, "+", color=BLACK, ms=6, mew=1.2, path_effects=_halo("white", 2.5))
+                ax.plot(j, i, "+", color=BLACK, ms=6, mew=1.2, path_effects=halo("white"))
         for ax, title in zip(axes[0], ("mean μ", *range(1, count)), strict=True):
             ax.set_title(title, fontsize=8.5, pad=4)
         high = min(2.2, tall)
@@ -143,11 +142,7 @@ def _number(ax: Axes, places: Sequence[tuple[int, int]]) -> None:
     """Write the numbers 1, 2 ... at places (row, column)."""
     for number, (i, j) in enumerate(places, 1):
         look = {"ha": "center", "va": "center", "fontsize": 9, "fontweight": "bold"}
-        ax.text(j, i, number, color="white", path_effects=_halo("black", 2), **look)
-
-
-def _halo(colour: str, width: float) -> list:
-    return [withStroke(linewidth=width, foreground=colour)]
+        ax.text(j, i, number, color="white", path_effects=halo("black", 2), **look)
 
 
 def _broken(model: str) -> str:

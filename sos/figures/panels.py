@@ -182,7 +182,7 @@ def _draw_marks(ax: Axes, one: Row) -> None:
     for column in range(len(one.images)):
         if one.cross is not None:
             x, y = column + (one.cross[1] + 0.5) * unit, (one.cross[0] + 0.5) * unit
-            ax.plot(x, y, "+", color="black", ms=6, mew=1.2, path_effects=_halo("white"))
+            ax.plot(x, y, "+", color="black", ms=6, mew=1.2, path_effects=halo("white"))
         if column < len(one.circles) and len(one.circles[column]):
             i, j = np.divmod(np.asarray(one.circles[column]), width)
             radius = (np.hypot(np.ptp(i) + 1, np.ptp(j) + 1) / 2 + 0.04 * height) * unit
@@ -194,8 +194,9 @@ def _draw_marks(ax: Axes, one: Row) -> None:
             ax.text(x, y, one.under[column], ha="center", va="top", fontsize=8, clip_on=False)
 
 
-def _halo(colour: str) -> list:
-    return [withStroke(linewidth=2.5, foreground=colour)]
+def halo(colour: str, width: float = 2.5) -> list:
+    """Return the effect of a line or text with a border of this colour and width in points."""
+    return [withStroke(linewidth=width, foreground=colour)]
 
 
 def sheets(
