@@ -13,9 +13,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from joblib import cpu_count
 from nbformat import v4
 
-from sos.run import execute, options, runner
+from sos.run import execute, options, runner, workers
 from sos.system import paths
 
 HOSTILE = {
@@ -47,7 +48,8 @@ def places(tmp_path, monkeypatch):
     def executed(*sources):
         source, target = tmp_path / "toy.ipynb", paths.EXECUTED / "toy.ipynb"
         nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(s) for s in sources]), source)
-        state, made = execute.execute(source, target, {}, paths.FIGURES / "demo")
+        task = execute.Task(source, target, {}, paths.FIGURES / "demo")
+        state, made = execute.execute(task)
         copy = target if state == "done" else target.with_suffix(".failed.ipynb")
         cells = json.loads(copy.read_text())["cells"] if copy.exists() else []
         return state, made, [cell["outputs"] for cell in cells]
@@ -107,12 +109,14 @@ def test_a_copy_that_is_cut_short_has_no_cells(content, tmp_path):
 def test_one_notebook_without_room_leaves_the_others(monkeypatch, tmp_path, capsys):
     full = OSError(errno.ENOSPC, "No space left on device", "somewhere")
 
-    def execute_(notebook, *_):
-        if notebook.name.startswith("03"):
+    def execute_(task, worker):
+        if task.source.stem.startswith("03"):
             raise full
-        return "done", 0.0, []
+        return "done", []
 
-    monkeypatch.setattr(runner, "execute", execute_)
+    monkeypatch.setattr(paths, "EXECUTED", tmp_path)
+    monkeypatch.setattr(workers, "at_once", lambda tasks: 1)
+    monkeypatch.setattr(execute, "execute", execute_)
     monkeypatch.setattr(runner, "prepare_models", lambda chosen, finished: {})
     status = runner.work(options.arguments(["--profile", "smoke", "--only", "00", "--only", "03"]))
     shown = capsys.readouterr().out
@@ -268,3 +272,25 @@ def test_names_that_no_notebook_can_hold_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         options.arguments(["--faces", folder])
     assert "not UTF-8" in capsys.readouterr().err
+
+
+def test_notebooks_beside_each_other_list_their_own_figures(tmp_path, monkeypatch):
+    """Two at a time into one folder: each is told what it drew, and has its share of the cores."""
+    for name in ("CACHE", "FIGURES", "EXECUTED"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    monkeypatch.setattr(workers, "at_once", lambda tasks: 2)
+    tasks = []
+    for name in ("one", "two"):
+        cells = [
+            PICTURE + f"save(figure, '{name}', 'demo')",
+            "import os; os.environ['OMP_NUM_THREADS']",
+        ]
+        source = tmp_path / f"{name}.ipynb"
+        nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells]), source)
+        target = tmp_path / "executed" / source.name
+        tasks.append(execute.Task(source, target, {}, paths.FIGURES / "demo"))
+    found = {source.stem: (state, made) for source, state, _, made in execute.execute_all(tasks)}
+    assert found == {name: ("done", [f"{name}.pdf", f"{name}.png"]) for name in ("one", "two")}
+    copy = nbformat.read(tmp_path / "executed" / "one.ipynb", as_version=4)
+    (result,) = copy.cells[-1].outputs
+    assert result.data["text/plain"] == repr(str(max(1, cpu_count() // 2)))

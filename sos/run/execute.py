@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from sos.system import paths
@@ -22,20 +23,52 @@ OTHERS = re.compile(
 )
 
 
-def execute(source: Path, target: Path, parameters: dict, figures: Path) -> tuple[str, list[str]]:
-    """Run the notebook `source` into `target`; return "done" or "FAILED", and the figures made.
+@dataclass(frozen=True)
+class Task:
+    """Hold a notebook to execute, where it goes, its parameters, and the place of figures."""
 
-    A failure leaves <name>.failed.ipynb, executed as far as it got, and <name>.log beside the
-    target. Raises OSError where there is no room or no permission to write.
+    source: Path
+    target: Path
+    parameters: dict
+    figures: Path  # of its profile
+
+
+def execute_all(tasks: list[Task]) -> Iterator[tuple[Path, str, float, list[str]]]:
+    """Execute notebooks beside each other, one on each core; yield results as they come.
+
+    A result is the source, its state, the seconds that it took, and the files that it made. An
+    OSError, where there is no room, or no right, to write, is the state of its notebook.
     """
+    from sos.run.workers import at_once, side_by_side
+
+    yield from side_by_side(_timed, tasks, at_once(len(tasks)))
+
+
+def _timed(task: Task, worker) -> tuple[Path, str, float, list[str]]:
+    if worker is not None:
+        worker.begin()
+    began = time.perf_counter()
+    try:
+        state, made = execute(task, worker)
+    except OSError as error:
+        state, made = f"FAILED: {error}", []
+    return task.source, state, time.perf_counter() - began, made
+
+
+def execute(task: Task, worker=None) -> tuple[str, list[str]]:
+    """Run a notebook; return "done" or "FAILED", and figures and tables that it made.
+
+    A failure leaves <name>.failed.ipynb, as far as it got, and <name>.log beside the target.
+    Raises OSError where there is no room, or no right, to write.
+    """
+    target = task.target
     partial, log = target.with_suffix(".failed.ipynb"), target.with_suffix(".log")
-    began = time.time()
     with tempfile.TemporaryDirectory(
         prefix="sos-", dir=_short_folder(), ignore_cleanup_errors=True
     ) as private:
         copy = Path(private, target.name)  # papermill writes after every cell
-        state = _execute(source, copy, parameters, Path(private), log)
-        made = _made_since(began, figures)
+        state = _execute(task, copy, Path(private), log, worker)
+        made = _made(Path(private), task.figures)
         drawn, shown = sum(name.endswith(".png") for name in made), pictures(copy)
         if state == "done" and shown < drawn:
             state = f"FAILED: it drew {drawn} figures and shows {shown}"
@@ -48,7 +81,7 @@ def execute(source: Path, target: Path, parameters: dict, figures: Path) -> tupl
     return state, made
 
 
-def _execute(source: Path, copy: Path, parameters: dict, private: Path, log: Path) -> str:
+def _execute(task: Task, copy: Path, private: Path, log: Path, worker) -> str:
     """Run the notebook into `copy`; return "done", or "FAILED" with the traceback in `log`."""
     import papermill
     from traitlets.config import Config
@@ -57,11 +90,12 @@ def _execute(source: Path, copy: Path, parameters: dict, private: Path, log: Pat
     settings = Config()
     for manager in (settings.KernelManager, settings.AsyncKernelManager):
         manager.transport, manager.ip = "ipc", f"{private}/k"
+    name, line = task.source.stem, 1 if worker is None else worker.line
     try:
-        with batch_environment(private):
+        with batch_environment(private, task.figures.parent, worker):
             papermill.execute_notebook(
-                source, copy, parameters=parameters, cwd=paths.NOTEBOOKS,
-                progress_bar={"desc": source.stem, "position": 1, "leave": False},
+                task.source, copy, parameters=task.parameters, cwd=paths.NOTEBOOKS,
+                progress_bar={"desc": name, "position": line, "leave": False},
                 autosave_cell_every=0, config=settings, kernel_name="python3", start_timeout=300,
             )  # fmt: skip
     except Exception as error:  # one notebook's failure must not stop the others
@@ -69,7 +103,7 @@ def _execute(source: Path, copy: Path, parameters: dict, private: Path, log: Pat
         if type(error).__name__ == "DeadKernelError":
             lines = [f"{lines[0]}: the system ended it, most often for want of memory"]
         paths.write_text(log, ANSI.sub("", "\n".join(lines)) + "\n")
-        print(f"{source.stem}: {ANSI.sub('', lines[-1])[-2000:]}", file=sys.stderr)
+        print(f"{name}: {ANSI.sub('', lines[-1])[-2000:]}", file=sys.stderr)
         return "FAILED"
     return "done"
 
@@ -80,10 +114,15 @@ def _short_folder() -> str | None:
     return "/tmp" if len(usual) > LONGEST_SOCKET and os.access("/tmp", os.W_OK) else None
 
 
-def _made_since(began: float, folder: Path) -> list[str]:
-    """Return figures, tables and results written since `began`, relative to their folder."""
-    files = (f for f in folder.rglob("[!.]*.*") if f.stat().st_mtime >= began)
-    return sorted(file.relative_to(folder).as_posix() for file in files)
+def _made(private: Path, folder: Path) -> list[str]:
+    """Return the figures, tables and results that a notebook wrote, relative to their folder."""
+    try:
+        lines = (private / "written").read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    place = folder.absolute()
+    files = {Path(line) for line in lines}
+    return sorted(f.relative_to(place).as_posix() for f in files if place in f.parents)
 
 
 def _cells(copy: Path) -> list[dict]:
@@ -113,7 +152,7 @@ def failing_cell(copy: Path) -> str:
 
 
 @contextmanager
-def batch_environment(private: Path) -> Iterator[None]:
+def batch_environment(private: Path, figures: Path, worker=None) -> Iterator[None]:
     """Set the environment for kernels in a batch run, and restore it on leaving.
 
     The user's settings, start-up files and kernels are kept out of it, and so are the backend,
@@ -131,8 +170,9 @@ def batch_environment(private: Path) -> Iterator[None]:
     ours = {
         "TQDM_DISABLE": "1",  # bars would be stored as text that differs from run to run
         "SOS_BATCH": "1",
+        "SOS_WRITTEN": str(private / "written"),
         "SOS_CACHE": str(paths.CACHE.absolute()),  # kernels work in another directory
-        "SOS_FIGURES": str(paths.FIGURES.absolute()),
+        "SOS_FIGURES": str(figures.absolute()),
         "PYTHONPATH": os.pathsep.join([str(paths.PACKAGE.parent), *others]),
         "LANG": "C.UTF-8",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -143,6 +183,8 @@ def batch_environment(private: Path) -> Iterator[None]:
         "JUPYTER_DATA_DIR": str(private / "data"),
         "JUPYTER_RUNTIME_DIR": str(private / "runtime"),
     }
+    if worker is not None:  # beside others it has its share of the cores
+        ours["OMP_NUM_THREADS"] = str(worker.threads)
     _replace_environment(kept | ours)
     try:
         yield

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -18,8 +17,7 @@ from pathlib import Path
 
 from sos import config, profiles
 from sos.run.catalogue import Notebook, record_time, run_times
-from sos.run.execute import execute as execute_notebook
-from sos.run.execute import failing_cell
+from sos.run.execute import Task, execute_all, failing_cell
 from sos.run.options import arguments, chosen_notebooks, images, parameters
 from sos.system import paths
 
@@ -123,13 +121,14 @@ class WholeRun:
     """Show a progress bar over all trainings and notebooks, with the time that is left."""
 
     def __init__(self, estimate, experiments: list, notebooks: list[Notebook]):
+        from sos.run.workers import at_once
         from sos.system.progress import tqdm
 
-        recorded = run_times()
+        recorded, beside = run_times(), at_once(len(notebooks))
         # Without an estimate every model counts alike, and as much as ten notebooks do.
         models = 60.0 * len(experiments) if estimate is None else estimate.models or 0.0
         self.of_model = models / max(1, len(experiments))
-        self.of_notebook = {n.name: recorded.get(n.name, 6.0) for n in notebooks}
+        self.of_notebook = {n.name: recorded.get(n.name, 6.0) / beside for n in notebooks}
         total = models + sum(self.of_notebook.values())
         shape = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, about {remaining} left"
         self.bar = tqdm(desc="whole run", total=total, bar_format=shape)
@@ -162,7 +161,8 @@ def work(args: argparse.Namespace) -> int:
     if args.dry_run:
         return 0
     with closing(WholeRun(estimate, experiments, notebooks)) as whole:
-        rows = list(results(args, notebooks, experiments, whole))
+        found = list(results(args, notebooks, experiments, whole))
+    rows = sorted(found, key=lambda row: row[0].name)
     print_summary(rows, args)
     return 0 if all(state in ("done", "up to date") for _, state, _, _ in rows) else 1
 
@@ -177,16 +177,19 @@ def results(
         failed = prepare_models(args, whole.model_is_done)
     for name, error in failed.items():
         print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+    todo = []
     for notebook in notebooks:
         lacking = [name for name in notebook.experiments if name in failed]
-        if lacking:
-            yield notebook, f"SKIPPED, because {', '.join(lacking)} failed", 0.0, []
-        else:
-            try:
-                yield notebook, *execute(notebook, args, experiments)
-            except OSError as error:  # no room, or no right, to write what this one makes
-                yield notebook, f"FAILED: {error}", 0.0, []
+        current = not lacking and up_to_date(notebook, args, experiments)
+        if not lacking and current is None:
+            todo.append(notebook)
+            continue
+        state = f"SKIPPED, because {', '.join(lacking)} failed" if lacking else "up to date"
+        yield notebook, state, 0.0, current or []
         whole.notebook_is_done(notebook)
+    for result in execute_chosen(todo, args, experiments):
+        yield result
+        whole.notebook_is_done(result[0])
 
 
 def print_plan(args: argparse.Namespace, notebooks: list[Notebook], experiments: list) -> None:
@@ -233,6 +236,7 @@ def print_estimate(args: argparse.Namespace, notebooks: list[Notebook], experime
     The estimate is None where it could only be guessed, as on a GPU.
     """
     from sos.run import plan
+    from sos.run.workers import at_once
 
     to_train = untrained(args, experiments)
     needed, free = plan.bytes_needed(experiments, to_train), plan.free_bytes(paths.CACHE)
@@ -241,7 +245,8 @@ def print_estimate(args: argparse.Namespace, notebooks: list[Notebook], experime
         print("  WARNING   that is more than there is: make room, or set SOS_CACHE elsewhere")
     recorded = run_times()
     to_run = [n for n in notebooks if args.fresh or not is_current(n, args, experiments)]
-    seconds = sum(recorded.get(notebook.name, 0) for notebook in to_run)
+    each = sorted((recorded.get(notebook.name, 0) for notebook in to_run), reverse=True)
+    seconds = plan.scheduled(each, at_once(len(each)))
     # Of tiny models a timing takes as long as a training, of the paper's without a GPU for ever.
     if to_train and (args.profile == "smoke" or any(map(needs_gpu, to_train))):
         print(flush=True)
@@ -304,31 +309,50 @@ def is_current(notebook: Notebook, args: argparse.Namespace, experiments: list) 
     )
 
 
-def execute(notebook: Notebook, args: argparse.Namespace, experiments: list):
-    """Run one notebook into executed/<profile>/, unless it is current.
+def up_to_date(notebook: Notebook, args: argparse.Namespace, experiments: list) -> list[str] | None:
+    """Return the figures of a notebook that need not be executed again; None where it has to be."""
+    if args.fresh or args.write or not is_current(notebook, args, experiments):
+        return None
+    return json.loads(executed(notebook, args, "json").read_text())["figures"]
 
-    Returns its state, the seconds that it took and the names of its figures.
-    """
-    stamp = executed(notebook, args, "json")
-    if not args.fresh and not args.write and is_current(notebook, args, experiments):
-        return "up to date", 0.0, json.loads(stamp.read_text())["figures"]
-    target, folder = executed(notebook, args, "ipynb"), paths.FIGURES / args.profile
-    before = cache_key(notebook, args, experiments)  # an edit meanwhile is not in what is executed
-    began = time.perf_counter()
-    stamp.unlink(missing_ok=True)  # no older success counts
-    state, figures = execute_notebook(notebook.source, target, parameters(args), folder)
-    if state == "FAILED":
-        partial, log = (executed(notebook, args, suffix) for suffix in ("failed.ipynb", "log"))
-        state += f" in {failing_cell(partial)}, see {log}"
-    seconds = time.perf_counter() - began
-    if state == "done":
-        if args.write:
-            from sos.run.notebooks import normalised
 
-            paths.write_text(notebook.source, normalised(target))
-            record_time(notebook, seconds)
-        paths.write_text(stamp, json.dumps({"cache_key": before, "figures": figures}, indent=1))
-    return state, seconds, figures
+def execute_chosen(
+    notebooks: list[Notebook], args: argparse.Namespace, experiments: list
+) -> Iterator[tuple[Notebook, str, float, list[str]]]:
+    """Run notebooks into executed/<profile>/; yield each with its state, seconds and figures."""
+    folder, recorded = paths.FIGURES / args.profile, run_times()
+    notebooks = sorted(notebooks, key=lambda n: -recorded.get(n.name, 0))  # none is left to the end
+    tasks, keys = {}, {}
+    for notebook in notebooks:
+        target = executed(notebook, args, "ipynb")
+        tasks[notebook] = Task(notebook.source, target, parameters(args), folder)
+        keys[notebook] = cache_key(notebook, args, experiments)  # later edits are not executed
+        executed(notebook, args, "json").unlink(missing_ok=True)  # no older success counts
+    named = {notebook.source: notebook for notebook in notebooks}
+    for source, state, seconds, figures in execute_all(list(tasks.values())):
+        notebook = named[source]
+        try:
+            if state == "done":
+                finish(notebook, args, keys[notebook], seconds, figures)
+        except OSError as error:  # no room, or no right, to write
+            state = f"FAILED: {error}"
+        if state == "FAILED":
+            partial, log = (executed(notebook, args, end) for end in ("failed.ipynb", "log"))
+            state += f" in {failing_cell(partial)}, see {log}"
+        yield notebook, state, seconds, figures
+
+
+def finish(
+    notebook: Notebook, args: argparse.Namespace, key: str, seconds: float, figures: list[str]
+) -> None:
+    """Record that a notebook was executed; with --write also renew its committed copy."""
+    if args.write:
+        from sos.run.notebooks import normalised
+
+        paths.write_text(notebook.source, normalised(executed(notebook, args, "ipynb")))
+        record_time(notebook, seconds)
+    stamp = json.dumps({"cache_key": key, "figures": figures}, indent=1)
+    paths.write_text(executed(notebook, args, "json"), stamp)
 
 
 def print_summary(rows: list, args: argparse.Namespace) -> None:

@@ -48,6 +48,7 @@ def replacing(target: Path):
                 with file.open("rb") as stream:
                     os.fsync(stream)
         os.replace(temporary, target)
+        _list(target)
     except Exception as error:
         reason = os.strerror(errno.ENOSPC)
         if reason in str(error) or _is_full(target.parent):
@@ -57,6 +58,13 @@ def replacing(target: Path):
         if temporary.is_dir():
             shutil.rmtree(temporary)
         temporary.unlink(missing_ok=True)
+
+
+def _list(target: Path) -> None:
+    """Add a file to the list that SOS_WRITTEN names: a run reads there what a notebook made."""
+    if "SOS_WRITTEN" in os.environ:
+        with open(os.environ["SOS_WRITTEN"], "a", encoding="utf-8") as stream:
+            stream.write(f"{target.absolute()}\n")
 
 
 def _is_full(folder: Path) -> bool:
