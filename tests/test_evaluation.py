@@ -75,7 +75,7 @@ def test_the_images_behind_the_distances_can_be_had_as_files(sparse, monkeypatch
     evaluation.write_pngs(sparse, settings)
     assert (folder / "samples" / "000000.png").stat().st_mtime_ns == kept
     for kind in ("means", "half_samples", "samples"):
-        compared = torch.cat(list(evaluation.generated(sparse, 7, kind)))
+        compared = torch.cat([batch[kind] for batch in evaluation.generated(sparse, 7)])
         files = sorted((folder / kind).iterdir())
         assert torch.equal(torch.stack([read_image(str(file)) for file in files]), compared)
     test = datasets.load_split(sparse.experiment.data, "test").images[:3]

@@ -186,10 +186,9 @@ def test_a_data_set_that_cannot_be_read_stops_no_other(monkeypatch):
 
     original = datasets.load_split
     monkeypatch.setattr(datasets, "load_split", broken)
-    monkeypatch.setattr(prepare, "cpu_count", lambda: 2)
-    monkeypatch.setattr(
-        prepare, "Parallel", lambda **_: lambda tasks: [f(*args[:3]) for f, args, _ in tasks]
-    )
+    monkeypatch.setattr(prepare, "at_once", lambda tasks: 2)
+    here = lambda run, tasks, jobs: [run(task, None) for task in tasks]  # noqa: E731
+    monkeypatch.setattr(prepare, "side_by_side", here)
     monkeypatch.setattr(prepare.evaluation, "load_or_measure", lambda *_: None)
     other = experiment(name="other", data={"name": "brains"})
     errors = prepare.prepare_all([experiment(), other], "train", Evaluation(images=4))

@@ -79,8 +79,8 @@ def measured() -> dict:
     e = CASES["paper"]
     vae = models.new_model(e.data, e.network).eval()
     model = store.Model(e, vae, [], {}, Path())
-    images = evaluation.generated(model, IMAGES, "samples")
-    return vars(evaluation.statistics_of(images, IMAGES, "pixels"))
+    images = evaluation.generated(model, IMAGES)
+    return vars(evaluation.statistics_of(images, IMAGES, "pixels", "test")["samples"])
 
 
 def everything(folder: Path) -> dict:

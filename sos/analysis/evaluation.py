@@ -59,8 +59,8 @@ def real_statistics(
             f"{count} images are to be compared, but the {split} split of {data.name} has "
             f"{len(images)}: lower Evaluation.images in sos/config.py or give more images"
         )
-    mine = (images[start : start + BATCH] for start in starts(count))
-    statistics = statistics_of(mine, count, extractor_name, f"{data.name} {split}")
+    mine = ({split: images[start : start + BATCH]} for start in starts(count))
+    statistics = statistics_of(mine, count, extractor_name, f"{data.name} {split}")[split]
     if distributed.process_index() == 0:
         statistics.save(file)
     return statistics
@@ -72,16 +72,25 @@ def starts(count: int) -> range:
 
 
 def statistics_of(
-    batches: Iterable[Tensor], count: int, extractor_name: str, title: str = ""
-) -> metrics.FeatureStatistics:
-    """Compute the feature statistics of `count` images, merged from all processes' batches."""
-    part, mine = metrics.FeatureStatistics.empty(0), min(count, len(starts(count)) * BATCH)
-    if mine:
-        watched = distributed.process_index() == 0
-        part = metrics.statistics_of(batches, extractor(extractor_name), mine, watched, title)
-    first, *others = (s for s in distributed.all_gather(part) if s.count)
-    for other in others:
-        first.merge(other)
+    batches: Iterable[dict[str, Tensor]], count: int, extractor_name: str, title: str
+) -> dict[str, metrics.FeatureStatistics]:
+    """Compute the feature statistics of `count` images of each kind, merged from all processes.
+
+    A batch is {kind: uint8 images (N, C, H, W)}; with several processes, each has its own batches.
+    """
+    made = extractor(extractor_name)
+    parts: dict[str, metrics.FeatureStatistics] = {}
+    look = {"unit": "image", "disable": distributed.process_index() > 0}
+    with tqdm(total=min(count, len(starts(count)) * BATCH), desc=title, **look) as bar:
+        for batch in batches:
+            for kind, images in batch.items():
+                part = parts.setdefault(kind, metrics.FeatureStatistics.empty(made.dim))
+                part.update(made(images))
+            bar.update(len(images))
+    first, *others = (found for found in distributed.all_gather(parts) if found)
+    for kind, part in first.items():
+        for other in others:
+            part.merge(other[kind])
     return first
 
 
@@ -96,24 +105,25 @@ def real_vs_real_distance(data: Data, count: int, generated: int, extractor_name
     return metrics.frechet_distance(test, real_statistics(data, "train", others, extractor_name))
 
 
-def generated(model: Model, count: int, kind: str) -> Iterator[Tensor]:
-    """Generate `count` images of one kind of IMAGES as uint8, in batches, from z ~ N(0, I).
+def generated(model: Model, count: int) -> Iterator[dict[str, Tensor]]:
+    """Generate `count` images of each of the kinds as uint8, in batches, from z ~ N(0, I).
 
     All kinds have the same z and noise. With several processes, each generates its own batches.
     """
     for start in starts(count):
-        yield generated_batch(model, start, min(BATCH, count - start), kind)
+        yield generated_batch(model, start, min(BATCH, count - start))
 
 
 @torch.no_grad()
-def generated_batch(model: Model, start: int, size: int, kind: str) -> Tensor:
-    """Generate the batch of `size` images of `generated` whose first index is `start`."""
+def generated_batch(model: Model, start: int, size: int) -> dict[str, Tensor]:
+    """Generate the batches of `size` images of `generated` whose first index is `start`."""
     stream = generator("evaluation", model.experiment.training.seed, start, device=device())
-    p, scale = model.vae.decode(model.vae.prior(size, stream)), IMAGES[kind]
-    flat = p.mean
-    if scale:
-        flat = flat + scale * (p.rsample(generator=stream) - flat)
-    return metrics.quantise(model.vae.images(flat)).cpu()
+    p = model.vae.decode(model.vae.prior(size, stream))
+    mean = p.mean
+    deviation = p.rsample(generator=stream) - mean
+    flat = {kind: mean + IMAGES[kind] * deviation for kind in kinds(model)}
+    flat["means"] = mean  # also where an exploded deviation is infinite
+    return {kind: metrics.quantise(model.vae.images(y)).cpu() for kind, y in flat.items()}
 
 
 def kinds(model: Model) -> list[str]:
@@ -133,22 +143,27 @@ def write_pngs(model: Model, settings: Evaluation) -> None:
     """
     key, data = cache_key(model, settings), model.experiment.data
     real = torch.from_numpy(datasets.load_split(data, "test").images)
-    counts = {kind: key.get("generated", key["images"]) for kind in kinds(model)}
-    for kind, count in (counts | {"real": key["images"]}).items():
-        folder = paths.CACHE / "png" / model.folder.name / kind
-        shown = tqdm(starts(count), desc=f"{model.experiment.name} {kind}", unit="batch")
-        for start in shown:
-            size = min(BATCH, count - start)
-            files = [folder / f"{number:06d}.png" for number in range(start, start + size)]
-            if all(file.exists() for file in files):
-                continue
-            made = real[start : start + size]
-            if kind in IMAGES:
-                made = generated_batch(model, start, size, kind)
-            for file, image in zip(files, made, strict=True):
-                with paths.replacing(file) as temporary:
-                    pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
-                    Image.fromarray(pixels).save(temporary, format="png")
+    place, made = paths.CACHE / "png" / model.folder.name, key.get("generated", key["images"])
+    for start in tqdm(starts(made), desc=f"{model.experiment.name} files", unit="batch"):
+        numbers = range(start, min(start + BATCH, made))
+        files = {kind: [place / kind / f"{n:06d}.png" for n in numbers] for kind in kinds(model)}
+        if all(file.exists() for row in files.values() for file in row):
+            continue
+        for kind, images in generated_batch(model, start, len(numbers)).items():
+            _write_pngs(files[kind], images)
+    for start in starts(key["images"]):
+        numbers = range(start, min(start + BATCH, key["images"]))
+        files = [place / "real" / f"{number:06d}.png" for number in numbers]
+        if not all(file.exists() for file in files):
+            _write_pngs(files, real[start : start + BATCH])
+
+
+def _write_pngs(files: list[Path], images: Tensor) -> None:
+    """Write uint8 images (N, C, H, W), each file whole or not at all."""
+    for file, image in zip(files, images, strict=True):
+        with paths.replacing(file) as temporary:
+            pixels = image.permute(1, 2, 0).squeeze(-1).numpy()
+            Image.fromarray(pixels).save(temporary, format="png")
 
 
 def load_or_measure(model: Model, settings: Evaluation) -> dict[str, float]:
@@ -204,10 +219,9 @@ def distances(model: Model, key: dict, extractor_name: str) -> dict[str, float]:
     data, result, count = model.experiment.data, {}, key["images"]
     made = key.get("generated", count)
     real = real_statistics(data, "test", count, extractor_name)
-    for kind in kinds(model):
-        title = f"{model.experiment.name} {kind}"
-        fake = statistics_of(generated(model, made, kind), made, extractor_name, title)
-        result[f"distance_{kind}"] = metrics.frechet_distance(fake, real)
+    fake = statistics_of(generated(model, made), made, extractor_name, model.experiment.name)
+    for kind, statistics in fake.items():
+        result[f"distance_{kind}"] = metrics.frechet_distance(statistics, real)
     return result | {"distance_floor": real_vs_real_distance(data, count, made, extractor_name)}
 
 
