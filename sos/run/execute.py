@@ -162,9 +162,10 @@ def batch_environment(private: Path, figures: Path, worker=None) -> Iterator[Non
 
     before = dict(os.environ)
     others = [entry for entry in [before.get("PYTHONPATH")] if entry]
-    write_kernel_spec(
-        private / "data" / "kernels" / "python3"
-    )  # for this Python, wherever it is installed
+    # For this Python, wherever it is installed; a kernel that is asked to end as soon as its last
+    # cell is over would report an interruption.
+    place, quiet = private / "data" / "kernels" / "python3", ["--log-level=CRITICAL"]
+    write_kernel_spec(place, extra_arguments=quiet)
     (private / "matplotlibrc").touch()
     kept = {name: value for name, value in before.items() if not OTHERS.match(name)}
     ours = {
