@@ -1,5 +1,7 @@
 """The cell of notebook 01 that is the method computes what the package trains with."""
 
+from dataclasses import replace
+
 import nbformat
 import pytest
 import torch
@@ -55,8 +57,6 @@ def test_its_losses_and_multipliers_are_the_packages(cell, monkeypatch, capsys):
 
 def package(experiment, images, x) -> tuple[list[float], Run]:
     """The same three steps by `Run.compute_step`, without the help of short trainings."""
-    from dataclasses import replace
-
     plain = replace(
         experiment,
         objective=replace(experiment.objective, rank_entropy_target=30.0),

@@ -78,15 +78,8 @@ def statistics_of(
 
     A batch is {kind: uint8 images (N, C, H, W)}; with several processes, each has its own batches.
     """
-    made = extractor(extractor_name)
-    parts: dict[str, metrics.FeatureStatistics] = {}
-    look = {"unit": "image", "disable": distributed.process_index() > 0}
-    with tqdm(total=min(count, len(starts(count)) * BATCH), desc=title, **look) as bar:
-        for batch in batches:
-            for kind, images in batch.items():
-                part = parts.setdefault(kind, metrics.FeatureStatistics.empty(made.dim))
-                part.update(made(images))
-            bar.update(len(images))
+    total, watched = min(count, len(starts(count)) * BATCH), distributed.process_index() == 0
+    parts = metrics.statistics_of_kinds(batches, extractor(extractor_name), total, watched, title)
     first, *others = (found for found in distributed.all_gather(parts) if found)
     for kind, part in first.items():
         for other in others:

@@ -307,14 +307,32 @@ def statistics_of(
     `total` is the number of images, if known, and `title` stands before the progress bar. Raises
     ValueError when there are no images, TypeError or ValueError for bad ones.
     """
-    statistics = FeatureStatistics.empty(extractor.dim)
-    with tqdm(total=total, desc=title or extractor.name, unit="image", disable=not progress) as bar:
-        for images in batches:
-            statistics.update(extractor(images))
-            bar.update(len(images))
-    if statistics.count == 0:
+    named = ({"": images} for images in batches)
+    found = statistics_of_kinds(named, extractor, total, progress, title)
+    if not found:
         raise ValueError("batches: expected at least one batch of images, got none; is it used up?")
-    return statistics
+    return found[""]
+
+
+def statistics_of_kinds(
+    batches: Iterable[dict[str, Tensor]],
+    extractor: Extractor,
+    total: int | None = None,
+    progress: bool = True,
+    title: str = "",
+) -> dict[str, FeatureStatistics]:
+    """Compute the feature statistics of each kind of images, from batches {kind: uint8 images}.
+
+    `total` counts the images of one kind. Empty where there are no batches.
+    """
+    found: dict[str, FeatureStatistics] = {}
+    with tqdm(total=total, desc=title or extractor.name, unit="image", disable=not progress) as bar:
+        for batch in batches:
+            for kind, images in batch.items():
+                statistics = found.setdefault(kind, FeatureStatistics.empty(extractor.dim))
+                statistics.update(extractor(images))
+            bar.update(len(images))
+    return found
 
 
 # ---------------------------------------------------------------------- coherence of residuals

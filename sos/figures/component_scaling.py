@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sos.figures.panels import GAP, MARK, heat_map, letter, show_tiles
+from sos.figures.panels import GAP, MARK, axes_at, frame, heat_map, letter, show_tiles
 from sos.figures.style import WIDTH, styled
 
 TALLEST = 9.2  # inches: the text height of a page
@@ -28,8 +28,7 @@ def sweeps(images: Tensor, scales: Tensor, sample: bool = True) -> Figure:
     across, tall = LEFT + side * columns, TOP + side * count * unit
     with styled():
         figure = plt.figure(figsize=(across, tall))
-        box = (LEFT / across, 0, 1 - LEFT / across, 1 - TOP / tall)
-        ax = figure.add_axes(box)
+        ax = axes_at(figure, LEFT, 0, across - LEFT, tall - TOP)
         show_tiles(ax, images.flatten(0, 1), columns, side)
         ax.set(xlim=(0, columns), ylim=(count * unit, 0))
         middle = 0.5 / (1 + GAP)
@@ -52,10 +51,8 @@ def _label_scales(ax: Axes, scales: list[float], middle: float, sample: bool) ->
     ax.set_xlabel("scale $a_r$ of the component", labelpad=4)
     if 1 in scales:
         ax.get_xticklabels()[list(whole).index(scales.index(1))].set_color(MARK)
-        corner, width = (scales.index(1), 0), 2 * middle
-        tall = ax.get_ylim()[0] - GAP * width
-        look = {"fill": False, "ec": MARK, "lw": 1.5, "clip_on": False}
-        ax.add_patch(plt.Rectangle(corner, width, tall, **look))
+        width = 2 * middle
+        frame(ax, (scales.index(1), 0), width, ax.get_ylim()[0] - GAP * width)
 
 
 def energy_by_region(panels: dict[str, Region]) -> Figure:

@@ -10,7 +10,7 @@ from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from sos.figures.panels import bare, enlarged, halo, label_lines, letter, show_tiles
+from sos.figures.panels import axes_at, bare, cross, enlarged, halo, label_lines, letter, show_tiles
 from sos.figures.style import BLACK, LINES, WIDTH, styled
 
 MARKERS = {"β-VAE": "v", "Dorta et al.": "s", "SOS-VAE": "o", "low rank + sparse": "^"}
@@ -36,8 +36,8 @@ def pairs(groups: dict[str, tuple[Tensor, Tensor]], labels: tuple[str, str]) -> 
         figure = plt.figure(figsize=(WIDTH, total))
         for k, (model, rows) in enumerate(groups.items()):
             bottom = total - tall - k * (tall + space)
-            box = (left / WIDTH, bottom / total, 1 - left / WIDTH, tall / total)
-            show_tiles(figure.add_axes(box), torch.cat(rows), count, side)
+            ax = axes_at(figure, left, bottom, WIDTH - left, tall)
+            show_tiles(ax, torch.cat(rows), count, side)
             middle = bottom + tall / 2
             name = _broken(model).replace("ξ_H", r"$\mathbf{\xi_H}$")
             figure.text(0, middle / total, name, va="center", fontweight="bold")
@@ -115,12 +115,12 @@ def correlations(
             line[0].set_ylabel(_broken(model), rotation=0, ha="right", va="center", labelpad=5)
             for ax, map_, (i, j) in zip(line[1:], maps[model], places, strict=True):
                 shown = _show(ax, map_, side, "RdBu_r", (-1, 1))
-                ax.plot(j, i, "+", color=BLACK, ms=6, mew=1.2, path_effects=halo("white"))
+                cross(ax, j, i)
         for ax, title in zip(axes[0], ("mean μ", *range(1, count)), strict=True):
             ax.set_title(title, fontsize=8.5, pad=4)
         high = min(2.2, tall)
-        box = (1 - (right - 0.1) / WIDTH, (tall - high) / 2 / size[1], 0.1 / WIDTH, high / size[1])
-        bar = figure.colorbar(shown, cax=figure.add_axes(box), ticks=(-1, -0.5, 0, 0.5, 1))
+        bar_axes = axes_at(figure, WIDTH - right + 0.1, (tall - high) / 2, 0.1, high)
+        bar = figure.colorbar(shown, cax=bar_axes, ticks=(-1, -0.5, 0, 0.5, 1))
         bar.set_label("correlation given z")
         bar.outline.set_visible(False)
     return figure

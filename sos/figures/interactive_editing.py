@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sos.figures.panels import MARK, bare, enlarged, heat_map, letter, tile
+from sos.figures.panels import axes_at, bare, enlarged, frame, heat_map, letter, tile
 from sos.figures.style import BLUE, ORANGE, VERMILLION, WIDTH, styled
 from sos.figures.tables import number
 
@@ -55,19 +55,21 @@ def edit_effects(
 def _effects_of(ax: Axes, table: Tensor, regions: Sequence[str], top: float):
     """Draw one table (regions, 1 + regions), its first column apart from the others."""
     values = np.asarray(table, dtype=float)
-    shown = heat_map(ax, values, regions, ("asked for", *regions), cmap="Blues", vmin=0, vmax=top)
+    columns, look = ("asked for", *regions), {"cmap": "Blues", "vmin": 0, "vmax": top}
+    shown = heat_map(ax, values, regions, columns, _two_digits, **look)
     ax.tick_params(axis="x", labelrotation=90)
     ax.axvspan(0.38, 0.5, color="white", lw=0)
     largest = np.nan_to_num(values[:, 1:]).argmax(1) + 1
     for text in ax.texts:
         column, row = map(int, text.get_position())
-        value = values[row, column]
-        text.set_text(f"{value:.0f}" if value >= 9.95 else f"{value:.1f}")
         text.set_fontweight("bold" if column == largest[row] else "normal")
     for row in range(len(regions)):
-        look = {"fill": False, "ec": MARK, "lw": 1.3, "clip_on": False, "zorder": 3}
-        ax.add_patch(plt.Rectangle((row + 0.5, row - 0.5), 1, 1, **look))
+        frame(ax, (row + 0.5, row - 0.5), 1, 1, lw=1.3, zorder=3)
     return shown
+
+
+def _two_digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.1f}"
 
 
 def telling_pixels(
@@ -87,14 +89,14 @@ def telling_pixels(
     with styled():
         figure = plt.figure(figsize=(WIDTH, 2 * SIDE + 0.95))
         upper, lower, right = SIDE + 0.7, 0.45, SIDE + 1.25
-        picture = _place(figure, 0.05, upper, SIDE, SIDE)
-        map_ = _place(figure, 0.05, lower, SIDE, SIDE)
-        lines = _place(figure, right, upper, WIDTH - right - 0.05, SIDE)
-        error_lines = _place(figure, right, lower, WIDTH - right - 0.05, SIDE)
+        picture = axes_at(figure, 0.05, upper, SIDE, SIDE)
+        map_ = axes_at(figure, 0.05, lower, SIDE, SIDE)
+        lines = axes_at(figure, right, upper, WIDTH - right - 0.05, SIDE)
+        error_lines = axes_at(figure, right, lower, WIDTH - right - 0.05, SIDE)
         _numbered(picture, mean, chosen)
         shown = _map(map_, removed)
         ends = [0, float(removed.max())]
-        bar_axes = _place(figure, SIDE + 0.1, lower, 0.07, SIDE)
+        bar_axes = axes_at(figure, SIDE + 0.1, lower, 0.07, SIDE)
         bar = figure.colorbar(shown, cax=bar_axes, ticks=ends)
         bar.set_label("variance", labelpad=-4)
         bar.ax.set_yticklabels([number(end, 2) for end in ends])
@@ -105,12 +107,6 @@ def telling_pixels(
         error_lines.set_xlabel("pixels known")
         letter([picture, map_, lines, error_lines])
     return figure
-
-
-def _place(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
-    """Add axes at a place in inches."""
-    across, tall = figure.get_size_inches()
-    return figure.add_axes((left / across, bottom / tall, width / across, height / tall))
 
 
 def _map(ax: Axes, values: Tensor):

@@ -1,6 +1,6 @@
 """The parts of figures: rows of pictures, contact sheets, heat maps, letters and line labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -13,10 +13,11 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 from torch.nn import functional as F
 
-from sos.figures.style import FILE_DPI, WIDTH, styled
+from sos.figures.style import FILE_DPI, VERMILLION, WIDTH, styled
 
 GAP = 0.03  # between pictures, as a share of a picture's width
-MARK = "#D55E00"  # reference pixels, edits and frames
+MARK = VERMILLION  # edits and frames
+NOTE, UNDER = 0.3, 0.18  # inches: a note that takes a row, a line of text under pictures
 
 
 @dataclass
@@ -98,7 +99,7 @@ def bare(ax: Axes) -> None:
     ax.spines[:].set_visible(False)
 
 
-def pictures(rows: Sequence[Row], titles: Sequence[str] = (), width: float = WIDTH) -> Figure:
+def pictures(rows: Sequence[Row], titles: Sequence[str] = ()) -> Figure:
     """Draw rows of pictures, under the titles of their columns. Raises ValueError for no rows."""
     if not rows:
         raise ValueError("pictures needs at least one row; make them with `row(label, images)`")
@@ -106,39 +107,40 @@ def pictures(rows: Sequence[Row], titles: Sequence[str] = (), width: float = WID
     lines = max(len(line) for one in rows for line in one.label.split("\n"))
     left = 0.1 + 0.068 * lines
     right = 0.62 if any(one.cmap and one.note is None for one in rows) else 0.02
-    side = (width - left - right) / count
+    side = (WIDTH - left - right) / count
     heights = [_row_height(one, side) for one in rows]
     top = 0.2 * max((title.count("\n") + 1 for title in titles), default=0)
     total = top + sum(heights)
     with styled():
-        figure = plt.figure(figsize=(width, total))
-        down = top
+        figure = plt.figure(figsize=(WIDTH, total))
+        upper = total - top
         for one, height in zip(rows, heights, strict=True):
-            place = (left, total - down - height, side * count, height)
-            _draw_row(figure, one, place, side)
-            down += height
+            _draw_row(figure, one, left, upper, side, count)
+            upper -= height
         for column, title in enumerate(titles):
-            x = (left + side * (column + 0.5)) / width
+            x = (left + side * (column + 0.5)) / WIDTH
             figure.text(x, 1 - top / total + 0.01, title, ha="center", va="bottom", fontsize=8.5)
     return figure
 
 
+def _picture_height(one: Row, side: float) -> float:
+    """Return the height of pictures in inches that with their gap are `side` wide."""
+    height, width = one.images.shape[-2:]
+    return side / (1 + GAP) * height / width
+
+
 def _row_height(one: Row, side: float) -> float:
     if one.note is not None:
-        return 0.3
-    height, width = one.images.shape[-2:]
-    return side / (1 + GAP) * height / width + GAP * side + (0.18 if one.under else 0.0)
+        return NOTE
+    return _picture_height(one, side) + GAP * side + (UNDER if one.under else 0.0)
 
 
-def _draw_row(figure: Figure, one: Row, place: tuple, side: float) -> None:
-    """Draw one row at (left, bottom, width, height) in inches; pictures have the width `side`."""
-    across, tall = figure.get_size_inches()
-    under = 0.18 if one.under else 0.0
-    left, bottom, wide, high = place
-    high -= GAP * side + under if one.note is None else 0
-    bottom += under
-    box = (left / across, bottom / tall, wide / across, high / tall)
-    ax = figure.add_axes(box)
+def _draw_row(figure: Figure, one: Row, left: float, upper: float, side: float, count: int) -> None:
+    """Draw a row below `upper` (inches), in the room of `count` pictures of the width `side`."""
+    high = NOTE
+    if one.note is None:
+        high, upper = _picture_height(one, side), upper - GAP * side
+    ax = axes_at(figure, left, upper - high, side * count, high)
     bare(ax)
     ax.set_ylabel(one.label, rotation=0, ha="right", va="center", labelpad=5)
     if one.note is not None:
@@ -150,23 +152,24 @@ def _draw_row(figure: Figure, one: Row, place: tuple, side: float) -> None:
         values = enlarged(images.mean(1, keepdim=True), side)[:, 0]
         colours = matplotlib.colormaps[one.cmap](scale(values.numpy()))[..., :3]
         images = torch.from_numpy(colours).permute(0, 3, 1, 2)
-        bar_box = (
-            (left + wide + 0.05) / across,
-            box[1] + 0.05 * box[3],
-            0.07 / across,
-            0.9 * box[3],
-        )
-        _draw_bar(figure, bar_box, one)
+        place = left + side * count + 0.05, upper - 0.95 * high
+        _draw_bar(axes_at(figure, *place, 0.07, 0.9 * high), one)
     show_tiles(ax, images, len(images), 0.0 if one.cmap else side)
-    ax.set_xlim(0, wide / side)
+    ax.set_xlim(0, count)
     _draw_marks(ax, one)
 
 
-def _draw_bar(figure: Figure, box: tuple, one: Row) -> None:
-    """Draw a colour bar that names the ends of its scale."""
+def axes_at(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Add axes at a place in inches."""
+    across, tall = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / tall, width / across, height / tall))
+
+
+def _draw_bar(ax: Axes, one: Row) -> None:
+    """Draw a row's colour bar, which names the ends of its scale."""
     mappable = plt.cm.ScalarMappable(plt.Normalize(*one.limits), one.cmap)
     ends = sorted({*one.limits, 0.0})
-    bar = figure.colorbar(mappable, cax=figure.add_axes(box), ticks=ends, label=one.bar)
+    bar = ax.figure.colorbar(mappable, cax=ax, ticks=ends, label=one.bar)
     bar.ax.set_yticklabels([f"{end:.2g}".replace("-", "−") for end in ends])
     bar.ax.tick_params(length=2, pad=2)
     bar.outline.set_visible(False)
@@ -181,8 +184,7 @@ def _draw_marks(ax: Axes, one: Row) -> None:
     unit = 1 / (1 + GAP) / width  # of a pixel
     for column in range(len(one.images)):
         if one.cross is not None:
-            x, y = column + (one.cross[1] + 0.5) * unit, (one.cross[0] + 0.5) * unit
-            ax.plot(x, y, "+", color="black", ms=6, mew=1.2, path_effects=halo("white"))
+            cross(ax, column + (one.cross[1] + 0.5) * unit, (one.cross[0] + 0.5) * unit)
         if column < len(one.circles) and len(one.circles[column]):
             i, j = np.divmod(np.asarray(one.circles[column]), width)
             radius = (np.hypot(np.ptp(i) + 1, np.ptp(j) + 1) / 2 + 0.04 * height) * unit
@@ -194,63 +196,76 @@ def _draw_marks(ax: Axes, one: Row) -> None:
             ax.text(x, y, one.under[column], ha="center", va="top", fontsize=8, clip_on=False)
 
 
+def cross(ax: Axes, x: float, y: float) -> None:
+    """Mark a reference pixel."""
+    ax.plot(x, y, "+", color="black", ms=6, mew=1.2, path_effects=halo("white"))
+
+
 def halo(colour: str, width: float = 2.5) -> list:
     """Return the effect of a line or text with a border of this colour and width in points."""
     return [withStroke(linewidth=width, foreground=colour)]
 
 
-def sheets(
-    panels: dict[str, Tensor], columns: int, frame: Sequence[int] = (), width: float = WIDTH
-) -> Figure:
+def sheets(panels: dict[str, Tensor], columns: int, framed: Sequence[int] = ()) -> Figure:
     """Draw contact sheets side by side, from {title: images (N, C, H, W)}.
 
-    The pictures whose numbers are in `frame` are framed. Several sheets get panel letters.
+    The pictures whose numbers are in `framed` get frames. Several sheets get panel letters.
     """
-    space, apart = width / len(panels), 0.12
+    space, apart = WIDTH / len(panels), 0.12
     side = (space - apart * (len(panels) > 1)) / columns
     first = next(iter(panels.values()))
     tall = -(-len(first) // columns) * side / (1 + GAP) * (first.shape[2] / first.shape[3] + GAP)
     top = 0.25 if any(panels) else 0.0
     letters = iter("abcdefgh")
     with styled():
-        figure = plt.figure(figsize=(width, tall + top))
+        figure = plt.figure(figsize=(WIDTH, tall + top))
         for k, (title, images) in enumerate(panels.items()):
-            box = (k * space / width, 0, side * columns / width, tall / (tall + top))
-            ax = figure.add_axes(box)
+            ax = axes_at(figure, k * space, 0, side * columns, tall)
             show_tiles(ax, images, columns, side)
             letter = f"$\\bf{{{next(letters)}}}$  " if len(panels) > 1 else ""
             ax.set_title(letter + title, loc="left" if letter else "center")
-            for number in frame:
-                frame_picture(ax, *divmod(number, columns), images.shape[2] / images.shape[3])
+            wide = 1 / (1 + GAP)  # of a picture in the axes' units
+            high = wide * images.shape[2] / images.shape[3]
+            for row, column in (divmod(number, columns) for number in framed):
+                frame(ax, (column, row * (high + GAP * wide)), wide, high)
     return figure
 
 
-def frame_picture(ax: Axes, row: int, column: int, ratio: float) -> None:
-    """Frame one picture of `show_tiles`, where `ratio` is its height over its width."""
-    width = 1 / (1 + GAP)
-    corner = column, row * (width * ratio + GAP * width)
-    ax.add_patch(
-        plt.Rectangle(corner, width, width * ratio, fill=False, ec=MARK, lw=1.5, clip_on=False)
-    )
+def frame(ax: Axes, corner: tuple[float, float], width: float, height: float, **look) -> None:
+    """Draw a frame from a corner, in the units of the axes."""
+    look = {"fill": False, "ec": MARK, "lw": 1.5, "clip_on": False} | look
+    ax.add_patch(plt.Rectangle(corner, width, height, **look))
 
 
 def heat_map(
-    ax: Axes, table: Tensor, rows: Sequence[str], columns: Sequence[str], **look
+    ax: Axes,
+    table: Tensor,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    write: Callable[[float], str] | None = None,
+    **look,
 ) -> matplotlib.image.AxesImage:
-    """Draw a table of numbers (rows, columns) as a heat map with its numbers; NaN stays empty."""
+    """Draw a table of numbers (rows, columns) as a heat map; NaN stays empty.
+
+    `write` turns a number into its text; by default numbers are rounded to whole ones.
+    """
+    write = write or _whole
     values = np.asarray(table, dtype=float)
     shown = ax.imshow(values, aspect="auto", **look)
     dark = shown.cmap(shown.norm(np.nan_to_num(values)))[..., :3] @ [0.299, 0.587, 0.114] < 0.5
     for (i, j), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "white" if dark[i, j] else "black"
-            text = f"{value:.0f}".replace("-0", "0").replace("-", "−")
-            ax.text(j, i, text, ha="center", va="center", fontsize=7.5, color=colour)
+            ax.text(j, i, write(value), ha="center", va="center", fontsize=7.5, color=colour)
     ax.set_xticks(range(len(columns)), columns)
     ax.set_yticks(range(len(rows)), rows)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     return shown
+
+
+def _whole(value: float) -> str:
+    return f"{value:.0f}".replace("-0", "0").replace("-", "−")
 
 
 def letter(axes: Sequence[Axes]) -> None:
@@ -259,12 +274,8 @@ def letter(axes: Sequence[Axes]) -> None:
         ax.set_title(name, loc="left", fontweight="bold")
 
 
-def label_lines(ax: Axes, lines: dict[str, float] | None = None, apart: float = 9.5) -> None:
-    """Write the labels of the lines beside their right ends, at least `apart` points apart.
-
-    `lines` {label: y} may say where the ends are, in data units. By default they are the last
-    values.
-    """
+def label_lines(ax: Axes, apart: float = 9.5) -> None:
+    """Write the labels of the lines beside their last values, at least `apart` points apart."""
     figure = ax.figure
     figure.draw_without_rendering()
     ends = []
@@ -273,7 +284,7 @@ def label_lines(ax: Axes, lines: dict[str, float] | None = None, apart: float = 
         if name.startswith("_"):
             continue
         y = np.asarray(line.get_ydata(), dtype=float)
-        y = y[np.isfinite(y)][-1] if lines is None else lines[name]
+        y = y[np.isfinite(y)][-1]
         low, high = sorted(ax.get_ylim())
         at = ax.transData.transform((ax.get_xlim()[1], min(max(y, low), high)))[1]
         ends.append([at * 72 / figure.dpi, name, line.get_color()])

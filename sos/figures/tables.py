@@ -133,6 +133,20 @@ def constraint_rows(models: dict, measured: dict) -> list[dict]:
     return rows
 
 
+def scale_rows(measured: dict) -> list[dict]:
+    """List the distances of μ + t(y - μ) to real images for t = 0, ½, 1, where ½ was measured."""
+    return [
+        {
+            "model": title(name),
+            "t = 0 (means)": number(found["distance_means"]),
+            "t = ½": number(found["distance_half_samples"]),
+            "t = 1 (samples)": number(found["distance_samples"]),
+        }
+        for name, found in measured.items()
+        if "distance_half_samples" in found
+    ]
+
+
 def last_values(history: list[dict], name: str, share: float = 0.1) -> float:
     """Average the last tenth of training, in which single steps still fluctuate."""
     tail = history[-max(1, round(share * len(history))) :]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sos.config import Network
-from sos.distributions.low_rank_normal import LowRankNormal
+from sos.distributions.low_rank_normal import REFERENCE, LowRankNormal
 from sos.distributions.sparse_precision_normal import (
     LowRankPlusSparseNormal,
     SparsePrecisionNormal,
@@ -20,7 +20,7 @@ Observation = LowRankNormal | SparsePrecisionNormal | LowRankPlusSparseNormal
 
 HEAD_STD = 1e-5  # standard deviation of the heads' initial weights: predictions start constant
 TEMPLATE_STD = 0.2  # several times what z adds to the grid at first
-DIAGONAL_FLOOR = 1e-5  # a learnt variance is softplus(·) + this
+DIAGONAL_FLOOR = REFERENCE  # a learnt variance is softplus(·) + this
 # Smooth limits of log L_kk: conditional standard deviations from 150 down to 0.0025.
 LOG_DIAG = (-5.0, 6.0)
 
@@ -264,6 +264,12 @@ class ObservationHead(nn.Module):
         """Return x - μ (batch, C, H, W)."""
         return x - self(features, mean_only=True).mean.view_as(x)
 
+    def start_factor_at_entropy(self, features: Tensor, rank_entropy: float | None) -> None:
+        """Give P, if there is one, a rank entropy ½R log(1 + λ/ε) unless that is None."""
+        if self.factor is not None and rank_entropy is not None:
+            length = self.epsilon * math.expm1(2 * rank_entropy / self.rank)
+            self.start_factor_at(features, length)
+
     @torch.no_grad()
     def start_factor_at(self, features: Tensor, length: float) -> None:
         """Mix the random factors so that P starts with R orthogonal columns of squared `length`.
@@ -299,9 +305,7 @@ class LowRankHead(ObservationHead):
         self, features: Tensor, x: Tensor, rank_entropy_target: float | None
     ) -> Tensor | None:
         """Give P its target entropy ½R log(1 + λ/ε), or a learnt D the mean squared error."""
-        if self.factor is not None and rank_entropy_target is not None:
-            length = self.epsilon * math.expm1(2 * rank_entropy_target / self.rank)
-            self.start_factor_at(features, length)
+        self.start_factor_at_entropy(features, rank_entropy_target)
         if self.variance is None:
             return None
         error = self.residual(features, x).square().mean()
@@ -340,9 +344,7 @@ class SparseHead(ObservationHead):
         self, features: Tensor, x: Tensor, rank_entropy_target: float | None
     ) -> Tensor:
         """Give L the best stationary values for the residual, and P half of it or its target."""
-        if self.factor is not None and rank_entropy_target is not None:
-            length = self.epsilon * math.expm1(2 * rank_entropy_target / self.rank)
-            self.start_factor_at(features, length)
+        self.start_factor_at_entropy(features, rank_entropy_target)
         residual = self.residual(features, x)
         error = residual.square().mean()
         self.start_precision_at(residual)

@@ -12,11 +12,6 @@ from sos.distributions.sparse_precision_normal import neighbour_regression
 from sos.models.networks import DIAGONAL_FLOOR
 
 
-def entropy_target(images: Tensor, network: Network, rule: str, kl_target: float) -> float:
-    """Compute ξ_H (nats) by one of the RULES from uint8 images (N, C, H, W)."""
-    return RULES[rule](images, network, kl_target)
-
-
 def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
     """Compute the rank entropy (nats) with which samples of p(y|z) vary as much as the images.
 

@@ -11,7 +11,7 @@ from sos.config import Experiment
 from sos.models import memory_format, new_model
 from sos.system import distributed, paths
 from sos.training.constraint import Constraint
-from sos.training.start import RULES, entropy_target, subsample
+from sos.training.start import RULES, subsample
 
 
 def check(experiment: Experiment) -> None:
@@ -75,7 +75,7 @@ class TrainingState:
         if target is None:
             return kl, None
         if target in RULES:
-            target = entropy_target(images, experiment.network, target, o.kl_target)
+            target = RULES[target](images, experiment.network, o.kl_target)
         target = distributed.broadcast(target * o.rank_entropy_factor)
         return kl, Constraint(target, o.entropy_damping, o.entropy_multiplier_rate, device)
 

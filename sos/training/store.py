@@ -71,10 +71,10 @@ def find(experiment: Experiment, weights: str = "released") -> Path | None:
     if weights not in WEIGHTS:
         raise ValueError(f"weights is {weights!r}; expected one of {', '.join(WEIGHTS)}")
     places = {"released": (paths.RELEASED, CACHE), "train": (CACHE,), "fresh": ()}[weights]
-    for place in places:
-        if (place / cache_key(experiment) / "meta.json").exists():
-            return place / cache_key(experiment)
-    return None
+    if not places:
+        return None
+    key = cache_key(experiment)
+    return next((place / key for place in places if (place / key / "meta.json").exists()), None)
 
 
 def load_or_train(experiment: Experiment, weights: str = "released") -> Model:
