@@ -1,5 +1,6 @@
 """LowRankNormal against dense matrices and torch's own class in float64."""
 
+import copy
 import math
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.distributions import (
 )
 
 from sos.analysis.interpolation import slerp
+from sos.distributions import low_rank_normal
 from sos.distributions.low_rank_normal import LowRankNormal
 
 
@@ -164,8 +166,6 @@ def test_only_the_gradients_asked_for_and_in_the_factors_layout():
 
 
 def test_blocks_do_not_change_the_result(monkeypatch):
-    from sos.distributions import low_rank_normal
-
     loc, factor, _ = torch.randn(5, 101), torch.randn(5, 3, 101).mT, None
     value = torch.randn(5, 101)
     diag = torch.rand(5, 101) + 0.1
@@ -245,6 +245,122 @@ def test_float32_at_the_papers_size(spectrum):
     (grad,) = torch.autograd.grad(log_prob.sum(), loc)
     scale = wide.norm() * grad.double().norm() * 2**-24  # of rounding the result to float32
     assert (wide @ grad[0].double() - alpha).abs().max() < 1e-6 + scale
+
+
+def honest(kind: str, items: int, pixels: int, seed=0):
+    """μ, R-major P and a value that is drawn, float32, with ε of the size of the residuals."""
+    generator = torch.Generator().manual_seed(seed)
+    at = torch.linspace(0, 1, pixels)
+    factor = 0.1 * torch.randn(items, 6, pixels, generator=generator)
+    if kind == "smooth":
+        waves = torch.stack([torch.cos(math.pi * k * at) for k in range(6)])
+        factor = 0.1 * waves.repeat(items, 1, 1)
+    if kind == "equal values":
+        factor = 0.1 * torch.rand(items, 6, 1, generator=generator).repeat(1, 1, pixels)
+    loc = torch.rand(items, pixels, generator=generator)
+    p = LowRankNormal(loc, factor.mT, 5e-3)
+    return loc, factor, p.sample(generator=generator)
+
+
+@pytest.mark.parametrize("kind, items, pixels, in_float32", [
+    ("noise", 1, 900, True), ("noise", 10, 900, True), ("noise", 10, 12_288, True),
+    ("noise", 1, 116_412, False), ("noise", 10, 116_412, True), ("smooth", 10, 900, True),
+    ("smooth", 10, 12_288, False), ("equal values", 1, 900, True),
+    ("equal values", 10, 116_412, False),
+])  # fmt: skip
+def test_float32_products_where_epsilon_allows_them(kind, items, pixels, in_float32, monkeypatch):
+    """Within 0.05 nats, and the gradients' part inside the span of P within a hundredth."""
+    loc, factor, value = honest(kind, items, pixels)
+    wide = [x.double() for x in (loc, factor, value)]
+    used = []
+    single = low_rank_normal._single_gradients
+    monkeypatch.setattr(
+        low_rank_normal, "_single_gradients", lambda *x: (used.append(True), single(*x))
+    )
+    results = []
+    for mean, rows, x in ((loc, factor, value), wide):
+        epsilon = torch.tensor([5e-3], dtype=torch.float64)
+        leaves = [leaf.clone().requires_grad_() for leaf in (mean, rows, epsilon)]
+        terms = LowRankNormal(leaves[0], leaves[1].mT, leaves[2]).log_prob_and_rank_entropy(x)
+        results.append((terms, torch.autograd.grad(sum(terms).sum(), leaves)))
+    (found, gradients), (expected, exact) = results
+    assert bool(used) == in_float32
+    for a, b in zip(found, expected, strict=True):
+        assert (a - b).abs().max() < 0.05
+    assert (gradients[2] - exact[2]).abs() < 1e-5 * items * pixels / 5e-3  # of its largest term
+    for a, b in zip(gradients[:2], exact[:2], strict=True):
+        assert (a.double() - b).norm() < (1e-3 if kind == "equal values" else 1e-5) * b.norm()
+    alpha, beside = (wide[1] @ g.double()[..., None] for g in (exact[0], gradients[0]))
+    assert (alpha - beside).norm() < 1e-2 * alpha.norm()
+
+
+def test_items_that_float32_would_spoil_are_computed_in_float64():
+    """The first item looks harmless; another has equal values, a large P, or is not finite."""
+    loc, factor, value = honest("noise", 10, 116_412)
+    for spoiled in (torch.full((), 3.0), torch.full((), math.inf)):
+        factor[7] = spoiled
+        p = LowRankNormal(loc, factor.mT, 5e-3, validate_args=False)
+        exact = LowRankNormal(loc[:7].double(), factor[:7].double().mT, 5e-3)
+        log_prob = p.log_prob(value)
+        close(log_prob[:7], exact.log_prob(value[:7].double()), 1e-9)
+        assert bool(log_prob[7].isfinite()) == bool(spoiled.isfinite())
+
+
+def test_a_log_density_brings_the_entropy_along(monkeypatch):
+    """Gradients and values are those of separate distributions, and P is read once."""
+    loc, factor, diag = make("batch", torch.float32)
+    value = torch.randn(3, 6)
+    calls = []
+    grams = low_rank_normal._grams
+    monkeypatch.setattr(low_rank_normal, "_grams", lambda *x: (calls.append(1), grams(*x))[1])
+
+    def loss(separate: bool):
+        leaves = [x.clone().requires_grad_() for x in (loc, factor, diag)]
+        p = LowRankNormal(*leaves)
+        log_prob = p.log_prob(value)
+        entropy = LowRankNormal(*leaves).entropy() if separate else p.entropy()
+        return torch.autograd.grad((log_prob + 2 * entropy).sum(), leaves)
+
+    for one, other in zip(loss(False), loss(True), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert len(calls) == 1 + 2
+
+
+def test_what_was_kept_never_outlives_its_reason():
+    factor = torch.randn(6, 2, dtype=torch.float64, requires_grad=True)
+    epsilon = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
+    value = torch.randn(6, dtype=torch.float64)
+    p = LowRankNormal(torch.zeros(6, dtype=torch.float64), factor, epsilon)
+
+    def exact():
+        return LowRankNormal(p.loc, factor.detach().clone(), epsilon.detach().clone()).entropy()
+
+    with torch.no_grad():
+        p.log_prob(value)
+    assert p.entropy().requires_grad  # although what came with the density had no gradient
+    p.log_prob(value).backward()
+    p.entropy().backward()  # the first pass freed its graph
+    p.log_prob(value)
+    with torch.no_grad():
+        factor *= 2
+    close(p.entropy(), exact())
+    p.log_prob(value)
+    with torch.no_grad():
+        epsilon *= 2
+    close(p.entropy(), exact())
+    p.log_prob_and_rank_entropy(value, 0.5)  # a gain is not the entropy's own gradient
+    found = torch.autograd.grad(p.entropy(), factor)[0]
+    close(found, torch.autograd.grad(LowRankNormal(p.loc, factor, epsilon).entropy(), factor)[0])
+    torch.func.vmap(p.log_prob)(value.repeat(4, 1))
+    close(p.entropy(), exact())
+    p.log_prob(value)
+    close(copy.deepcopy(p).entropy(), exact())
+    close(p.expand((5,)).entropy(), exact().expand(5))
+    with torch.inference_mode():
+        q = LowRankNormal(p.loc.clone(), factor.clone(), 0.3)
+        q.log_prob(value)
+        q.cov_factor.mul_(2)
+        close(q.entropy(), LowRankNormal(p.loc.clone(), 2 * factor, 0.3).entropy())
 
 
 @pytest.mark.parametrize("factor", [

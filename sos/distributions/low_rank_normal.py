@@ -6,16 +6,18 @@ image. Densities, entropies and divergences are in nats and always float64: at t
 are near 5e5, where float32 resolves only 0.03.
 
 Numerics. Whatever meets the inverse of D runs in float64, over blocks of pixels that fit the cache,
-so nothing as large as P is stored and no float32 rounding is ever divided by ε. Gradients
+so nothing as large as P is stored and no float32 rounding is divided by a small ε. Gradients
 need that as much as values do: PᵀD⁻¹ e = alpha is a sum whose terms are λ / ε times
-larger than itself, of which float32 would keep no digit.
+larger than itself, of which float32 would keep no digit. Where ε is so large that float32 keeps
+enough of them (see SINGLE_ERROR), products run in it, chunk by chunk, on P as it lies in memory.
 """
 
 import math
 import operator
 import re
+import weakref
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from numbers import Integral
 from typing import NamedTuple
@@ -42,6 +44,15 @@ CPU_BUDGET = 2**19  # float64 numbers per block: two of 4 MB stay in the L3 cach
 GPU_BUDGET = 2**26  # few large blocks: what counts is the number of launches
 CHUNK = 1024  # pixels per chunk: one Gram matrix of all would keep few cores busy
 PADDING = 8  # keeps the rows of a block from falling on the same cache sets
+# Where products run in float32: D = εI, on a CPU, and a loss of at most 0.02 nats. A Gram matrix,
+# summed in float64 over chunks, loses up to 2e-6 of itself where rows have equal values, whose
+# roundings all go one way, but 1e-9 to 3e-8 with images and noise. What is lost is therefore
+# measured on the first of many items, with a margin for the others, up to a limit of 5 nats that
+# none could pass. A few items have to be safe whatever they are.
+SINGLE_ERROR = 2e-6
+SHORT = 256  # pixels per chunk
+TOLERANCE, LIMIT = 0.02, 5.0  # nats
+MANY, MARGIN = 8, 4  # items; times
 
 
 class TrainingTerms(NamedTuple):
@@ -121,7 +132,65 @@ def _float64_blocks(
         yield place, block, scratch
 
 
-def _grams(value, loc, factor, diag) -> tuple[Tensor, Tensor, Tensor]:
+def _grams(value, loc, factor, diag) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """PᵀD⁻¹P (items, R, R), r D⁻¹P (items, n, R), r D⁻¹ r (items, n), all in float64.
+
+    And the nats that each item may have lost to float32, infinite where that was not used: (items,)
+    """
+    if _try_single(value, loc, factor, diag):
+        grams = _single_grams(value, loc, factor, diag)
+        lost = _lost(grams, value, loc, factor, diag)
+        if bool((lost < TOLERANCE).all()):
+            return *grams, lost
+    return *_double_grams(value, loc, factor, diag), diag.new_full(diag.shape[:1], math.inf)
+
+
+def _try_single(value, loc, factor, diag) -> bool:
+    """Whether the first item, which others are mostly like, lets float32 seem exact enough."""
+    single = all(x.dtype == torch.float32 and x.is_cpu for x in (value, loc, factor))
+    if not single or diag.shape[-1] > 1 or 0 in factor.shape:
+        return False
+    lengths = (torch.linalg.vector_norm(x) for x in (factor[0], value[0] - loc[0]))
+    scale = sum(length.square() for length in lengths) / diag[0, 0]
+    return bool(scale * SINGLE_ERROR / 2 < (LIMIT if len(factor) >= MANY else TOLERANCE))
+
+
+def _lost(grams, value, loc, factor, diag) -> Tensor:
+    """The nats that float32 may have cost each item: its relative error times (‖P‖² + ‖r‖²)/2ε."""
+    gram, _, square = grams
+    half = (gram.diagonal(dim1=-2, dim2=-1).sum(-1) + square.sum(-1)) / 2
+    worst = SINGLE_ERROR * half
+    if len(half) < MANY or bool((worst < TOLERANCE).all()):
+        return worst
+    exact = _double_grams(*(x[:1] for x in (value, loc, factor, diag)))
+    errors = [(a[0] - b[0]).square().sum() for a, b in zip(grams[:2], exact, strict=False)]
+    return (MARGIN * sum(errors).sqrt() / 2 * half / half[0]).where(worst < LIMIT, math.inf)
+
+
+def _chunks(rows: Tensor) -> Iterator[Tensor]:
+    """Cut (rows, S) into batches of matrices, (chunks, rows, pixels), as views."""
+    pixels = rows.shape[-1]
+    whole = pixels // SHORT * SHORT
+    if whole:
+        yield rows[:, :whole].unflatten(-1, (-1, SHORT)).transpose(0, 1)
+    if whole < pixels:
+        yield rows[None, :, whole:]
+
+
+def _single_grams(value, loc, factor, diag) -> tuple[Tensor, Tensor, Tensor]:
+    """What `_double_grams` computes, for D = εI, from products in float32."""
+    (items, rank, _), residual = factor.shape, value - loc
+    gram = factor.new_zeros(items, rank, rank, dtype=torch.float64)
+    cross = factor.new_zeros(items, value.shape[1], rank, dtype=torch.float64)
+    square = torch.linalg.vecdot(residual.double(), residual.double())
+    for item in range(items):
+        for p, r in zip(_chunks(factor[item]), _chunks(residual[item]), strict=True):
+            gram[item] += _product(p, p.mT).sum(0, dtype=torch.float64)
+            cross[item] += _product(r, p.mT).sum(0, dtype=torch.float64)
+    return gram / diag, cross / diag, square / diag[:, 0]
+
+
+def _double_grams(value, loc, factor, diag) -> tuple[Tensor, Tensor, Tensor]:
     """PᵀD⁻¹P (items, R, R), r D⁻¹P (items, n, R) and r D⁻¹ r (items, n), in float64."""
     (items, rank, _), n = factor.shape, value.shape[1]
     products = factor.new_zeros(items, rank + n, rank, dtype=torch.float64)
@@ -202,12 +271,13 @@ _NAMESPACE = re.sub(r"\W", "_", __name__)
 @_operator(f"{_NAMESPACE}::ridge_and_rank")
 def _ridge_and_rank(
     value: Tensor, loc: Tensor, factor: Tensor, diag: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Distances M (items, n), rank entropies H (items,), and what their gradients need: K⁻½, a.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Distances M (items, n), rank entropies H (items,), and what their gradients need.
 
-    value, loc (items, n, S); factor (items, R, S); diag (items, 1, 1) or (items, 1, S).
+    That is K⁻½ (items, R, R), a (items, n, R), eᵀD⁻¹e (items, n) and what float32 may have cost
+    (items,). value, loc (items, n, S); factor (items, R, S); diag (items, 1, 1) or (items, 1, S).
     """
-    gram, cross, square = _grams(value, loc, factor, diag)
+    gram, cross, square, lost = _grams(value, loc, factor, diag)
     pixels = factor.shape[-1]
     root, half_logdet = _inverse_root(gram + _identity_like(gram))
     alpha = cross @ root @ root.mT
@@ -216,26 +286,29 @@ def _ridge_and_rank(
     cancelled = EPS * square > 1e-9 * (pixels + outside + inside)
     if not _capturing(square) and bool(cancelled.any()):
         outside = _residual_squares(value, loc, factor, diag, alpha)
-    return outside + inside, half_logdet, root, alpha
+    return outside + inside, half_logdet, root, alpha, outside, lost
 
 
 @_ridge_and_rank.register_fake
 def _(value, loc, factor, diag):
     (items, rank, _), n = factor.shape, value.shape[1]
-    shapes = (items, n), (items,), (items, rank, rank), (items, n, rank)
+    shapes = (items, n), (items,), (items, rank, rank), (items, n, rank), (items, n), (items,)
     return tuple(factor.new_empty(shape, dtype=torch.float64) for shape in shapes)
 
 
 @_operator(f"{_NAMESPACE}::ridge_and_rank_gradients")
 def _gradients(
     grad_distance: Tensor, grad_entropy: Tensor, value: Tensor, loc: Tensor, factor: Tensor,
-    diag: Tensor, root: Tensor, alpha: Tensor, gain: float, needed: list[bool],
+    diag: Tensor, root: Tensor, alpha: Tensor, outside: Tensor, lost: Tensor, gain: float,
+    needed: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of `_ridge_and_rank` in its arguments; those not `needed` are (items, 0)."""
     need_value, need_loc, need_factor, need_diag = needed
     isotropic, rank, n = diag.shape[-1] == 1, factor.shape[1], value.shape[1]
     need_residual = need_value or need_loc
-    together = need_residual and n <= rank  # with more values M's lower right part is a waste
+    single = lost.is_cpu and bool((lost < TOLERANCE).all())
+    # With more values M's lower right part is a waste.
+    together = need_residual and n <= rank and not single
     apart = need_residual and not together
     matrix = _gradient_matrix(grad_distance, grad_entropy, root, alpha, gain, together)
     twice = 2 * grad_distance[..., None]
@@ -248,7 +321,15 @@ def _gradients(
         value, loc, factor, diag, needed
     )
     grad_residual = grad_value if need_value else grad_loc
-    grad_diag.zero_()
+    if isotropic and need_diag:
+        drop = (grad_distance * outside).sum(-1) + grad_entropy / 2 * _leverage(root)
+        grad_diag.copy_(-drop[:, None, None] / diag)
+        need_diag = False
+    if single:
+        _single_gradients(value - loc, factor, matrix, twice, part, grad_factor, grad_residual)
+        if need_loc:
+            torch.neg(grad_residual, out=grad_loc)
+        return grads
     for place, block, scratch in _float64_blocks(factor, value, loc):
         at = place.items
         inverse = None if isotropic else place.view(diag).double().reciprocal()
@@ -271,7 +352,7 @@ def _gradients(
             leverage = (root[at].mT @ block[:, :rank]).square_().sum(-2, keepdim=True)
             drop = grad_distance[at, None] @ residual.square()
             drop = drop + grad_entropy[at, None, None] / 2 * leverage
-            _subtract_drop(grad_diag, drop, place, diag, inverse)
+            place.view(grad_diag).copy_(-drop * inverse.square())
     if need_loc:
         torch.neg(grad_residual, out=grad_loc)
     return grads
@@ -293,17 +374,27 @@ def _gradient_matrix(grad_distance, grad_entropy, root, alpha, gain, together) -
     return matrix
 
 
-def _subtract_drop(grad_diag, drop, place, diag, inverse) -> None:
-    """Add a block's part to the gradient of D, -drop / D²; `inverse` is D⁻¹ unless D = εI."""
-    if inverse is None:
-        at = place.items
-        grad_diag[at] -= drop.sum(-1, keepdim=True) / diag[at].double().square()
-    else:
-        place.view(grad_diag).copy_(-drop * inverse.square())
+def _leverage(root: Tensor) -> Tensor:
+    """tr(PᵀD⁻¹P K⁻¹) = R - tr K⁻¹ of K⁻½ (items, R, R): (items,)."""
+    return root.shape[-1] - root.square().sum((-2, -1))
+
+
+def _single_gradients(residual, factor, matrix, twice, part, grad_factor, grad_residual) -> None:
+    """Write the gradients of P and r for D = εI from products in float32, on P as it lies."""
+    rank = factor.shape[1]
+    with _own_precision(factor):
+        if grad_factor.numel():
+            left, right = matrix.float().split([rank, matrix.shape[-1] - rank], -1)
+            torch.bmm(left, factor, out=grad_factor).baddbmm_(right, residual)
+        if grad_residual.numel():
+            torch.baddbmm(residual, part.float(), factor, alpha=-1, out=grad_residual)
+            grad_residual *= twice.float()
 
 
 @_gradients.register_fake
-def _(grad_distance, grad_entropy, value, loc, factor, diag, root, alpha, gain, needed):
+def _(
+    grad_distance, grad_entropy, value, loc, factor, diag, root, alpha, outside, lost, gain, needed
+):
     return _empty_gradients(value, loc, factor, diag, needed)
 
 
@@ -331,22 +422,25 @@ def _(info, axes, *arguments):
     count = info.batch_size
     if axes[2:] == (None, None):  # one P for all: what is mapped are further values of each item
         value, loc = (_folded(x, a, count, 1) for x, a in zip(arguments[:2], axes, strict=False))
-        distance, *shared, alpha = _ridge_and_rank(value, loc, *arguments[2:])
-        distance, alpha = (x.unflatten(1, (count, -1)) for x in (distance, alpha))
-        return (distance, *shared, alpha), (1, None, None, 1)
+        results = _ridge_and_rank(value, loc, *arguments[2:])
+        own = (1, None, None, 1, 1, None)  # the axis of each that has the further values
+        pairs = zip(results, own, strict=True)
+        return tuple(x if at is None else x.unflatten(at, (count, -1)) for x, at in pairs), own
     folded = (_folded(x, axis, count, 0) for x, axis in zip(arguments, axes, strict=True))
     results = _ridge_and_rank(*folded)
-    return tuple(x.unflatten(0, (count, -1)) for x in results), (0,) * 4
+    return tuple(x.unflatten(0, (count, -1)) for x in results), (0,) * 6
 
 
 @_gradients.register_vmap
 def _(info, axes, *arguments):
-    count, tensors, rest = info.batch_size, arguments[:8], arguments[8:]
+    count, tensors, rest = info.batch_size, arguments[:10], arguments[10:]
     needed = rest[-1]
     if axes[4:7] == (None,) * 3 and not any(needed[2:]):  # one P for all, without a gradient
-        distance, value, loc, alpha = (_folded(tensors[k], axes[k], count, 1) for k in (0, 2, 3, 7))
+        own = [_folded(tensors[k], axes[k], count, 1) for k in (0, 2, 3, 7, 8)]
+        distance, value, loc, alpha, outside = own
         unused = tensors[6].new_zeros(len(tensors[6]))  # the entropy's, which P and D alone have
-        results = _gradients(distance, unused, value, loc, *tensors[4:7], alpha, *rest)
+        kept = (*tensors[4:7], alpha, outside, tensors[9])
+        results = _gradients(distance, unused, value, loc, *kept, *rest)
         pairs = list(zip(results, needed, strict=True))
         mapped = (x.unflatten(1, (count, -1)) if need else x for x, need in pairs)
         return tuple(mapped), tuple(1 if need else None for _, need in pairs)
@@ -395,9 +489,9 @@ class _RidgeAndRank(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         *tensors, ctx.gain = inputs
-        _, _, root, alpha = output
-        ctx.mark_non_differentiable(root, alpha)
-        ctx.save_for_backward(*tensors, root, alpha)
+        kept = output[2:]
+        ctx.mark_non_differentiable(*kept)
+        ctx.save_for_backward(*tensors, *kept)
 
     @staticmethod
     def backward(ctx, grad_distance, grad_entropy, *_):
@@ -426,12 +520,17 @@ def _transform(factor: Tensor, matrix: Tensor) -> Tensor:
     return result
 
 
+def _own_precision(x: Tensor) -> AbstractContextManager:
+    """A context in which products have the precision of their factors, also under autocast."""
+    kind = x.device.type
+    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
 def _product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b in their own precision, also under autocast."""
-    kind = a.device.type
-    if not (torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)):
-        return a @ b
-    with torch.autocast(kind, enabled=False):
+    with _own_precision(a):
         return a @ b
 
 
@@ -607,6 +706,7 @@ class LowRankNormal(Distribution):
         dtype = torch.promote_types(loc.dtype, cov_factor.dtype)
         self._loc, self._factor, self._diag = loc.to(dtype), cov_factor.to(dtype), cov_diag
         self._fixed = False  # True where condition() has set variances to zero
+        self._kept = None  # the rank entropy that comes with a log-density, see `_keep`
         super().__init__(batch_shape, loc.shape[-1:], validate_args=False)
         self._validate_args = (
             Distribution._validate_args if validate_args is None else validate_args
@@ -627,7 +727,7 @@ class LowRankNormal(Distribution):
         self._loc.new_empty(()).expand(self.batch_shape).expand(batch_shape)  # RuntimeError if not
         new = self._get_checked_instance(LowRankNormal, _instance)
         new._loc, new._factor, new._diag = self._loc, self._factor, self._diag
-        new._fixed = self._fixed
+        new._fixed, new._kept = self._fixed, None
         super(LowRankNormal, new).__init__(batch_shape, self.event_shape, validate_args=False)
         new._validate_args = self._validate_args
         return new
@@ -724,7 +824,34 @@ class LowRankNormal(Distribution):
             with suppress(torch.linalg.LinAlgError):  # singular to float64
                 dense = _dense_distance_and_rank(value, loc, factor, diag)
         distance, entropy, *_ = dense or _RidgeAndRank.apply(value, loc, factor, diag, float(gain))
-        return distance.mT.reshape(lead), self._own(entropy, own)
+        rank_entropy = self._own(entropy, own)
+        if not (gain or dense):  # a gain multiplies gradients of the entropy too
+            self._keep(rank_entropy, entropy)
+        return distance.mT.reshape(lead), rank_entropy
+
+    def _keep(self, rank_entropy: Tensor, entropy: Tensor) -> None:
+        """Keep what came with a log-density for calls of `entropy` that follow.
+
+        Not inside torch.func's transforms, whose tensors mean nothing outside, and no longer than
+        until a backward pass has freed the graph or a parameter has changed in place.
+        """
+        self._kept = None
+        if not _transforming():
+            self._kept = rank_entropy, self._state()
+            if entropy.grad_fn is not None:
+                entropy.grad_fn.register_prehook(partial(_forget, weakref.ref(self)))
+
+    def __getstate__(self) -> dict:
+        """Return all but what was kept, whose graph can be neither copied nor pickled."""
+        return {**self.__dict__, "_kept": None}
+
+    def _state(self) -> tuple | None:
+        """What the rank entropy depends on besides the tensors themselves; None if not known."""
+        parameters = self._factor, self._diag
+        if any(x.is_inference() for x in parameters):  # their changes are not counted
+            return None
+        wanted = torch.is_grad_enabled() and any(x.requires_grad for x in parameters)
+        return *(x._version for x in parameters), wanted
 
     def _log_det_diag(self) -> Tensor:
         """log|D| in float64, broadcastable with the batch."""
@@ -775,6 +902,10 @@ class LowRankNormal(Distribution):
     @property
     def rank_entropy(self) -> Tensor:
         """Compute ½ log|I + PᵀD⁻¹P|, the part of the entropy that P decides, in nats, (*batch)."""
+        if self._kept is not None and self._kept[1] is not None and not _transforming():
+            rank_entropy, state = self._kept
+            if state == self._state():
+                return rank_entropy
         none = self._loc.new_empty((0,) + self._extended_shape())
         return self._distance_and_rank(none, none)[1]
 
@@ -914,6 +1045,17 @@ class LowRankNormal(Distribution):
         return index, values, noise
 
 
+def _transforming() -> bool:
+    """Whether torch.compile traces, or a transform of torch.func is under way."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _forget(owner: weakref.ref, _) -> None:
+    """Drop what a distribution has kept, as the graph behind it is about to be freed."""
+    if (p := owner()) is not None:
+        p._kept = None
+
+
 def _check_batches(p: Distribution, **tensors: Tensor) -> None:
     """Raises ValueError for tensors (*batch, n) that do not go with the batch of p."""
     for name, x in tensors.items():
@@ -997,7 +1139,7 @@ def _per_edit(name: str, x, position: Tensor, given: int, device: torch.device) 
 def _factor_gram(factor: Tensor) -> Tensor:
     """PᵀP in float64: (items, R, S) → (items, R, R)."""
     none = factor.new_empty(factor.shape[0], 0, factor.shape[-1])
-    return _grams(none, none, factor, factor.new_ones(factor.shape[0], 1, 1))[0]
+    return _double_grams(none, none, factor, factor.new_ones(factor.shape[0], 1, 1))[0]
 
 
 def _singular_values(factor: Tensor) -> tuple[Tensor, Tensor]:
