@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
@@ -276,12 +276,21 @@ def test_as_many_directions_as_there_are_give_a_full_covariance():
 
 @quick
 @given(seeds, st.integers(2, 3), st.integers(1, 3), st.sampled_from([5, 8, 100]))
+@example(595, 3, 3, 5)  # variance outside the basis exceeds a leading one inside
 def test_em_never_falls_and_tells_the_density_of_images(seed, components, rank, basis):
     x = clustered(seed, 120, 9, clusters=components, apart=2.0)
     found = mixture.fit(x, components, rank, basis=basis, tolerance=-1, steps=12)
     assert (found.history.diff() > -1e-8).all() and len(found.history) == 12
     assert found.log_prob(x).mean().item() == pytest.approx(found.history[-1].item(), rel=1e-9)
     assert found.weights.sum().item() == pytest.approx(1)
+
+
+def test_variance_outside_the_basis_counts_as_noise():
+    """Without the last two of three variances, ε is the mean of all that is left."""
+    values = torch.tensor([9.0, 2.0, 1.0])
+    assert mixture._epsilon(values, 60.0, 13) == pytest.approx(63 / 12)
+    assert mixture._epsilon(values, 5.0, 13) == pytest.approx(5 / 10)
+    assert mixture._epsilon(values / 10, 60.0, 13) == pytest.approx(61.2 / 13)
 
 
 def test_more_values_than_images():

@@ -150,7 +150,19 @@ def _optimum(data: _Coordinates, share: Tensor, rank: int, least: float) -> LowR
     mean = share @ data.inside
     deviation = (data.inside - mean) * share.sqrt()[:, None]
     values, vectors = torch.linalg.eigh(deviation.T @ deviation)
-    outside = (share @ data.outside).item()
-    rest = values[:-rank].clamp(min=0).sum().item() + outside
-    found = Spectrum(mean, vectors[:, -rank:].flip(1), values[-rank:].flip(0), rest)
-    return found.optimum(max(least, rest / (len(data.centre) - rank)))
+    values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    rest = values[rank:].sum() + share @ data.outside
+    found = Spectrum(mean, vectors[:, :rank], values[:rank], rest.item())
+    return found.optimum(max(least, _epsilon(found.values, found.rest, len(data.centre))))
+
+
+def _epsilon(values: Tensor, rest: float, size: int) -> float:
+    """Return the likeliest ε of S values with R leading variances in the basis, and the `rest`.
+
+    Variance outside the basis may exceed a leading one inside. That one then belongs to ε: ε is the
+    mean of all but the first q, for the largest q whose last variance is not below it.
+    """
+    left = rest + values.flip(0).cumsum(0).flip(0)  # without the first q = 0 … R - 1
+    left = torch.cat([left, left.new_tensor([rest])])
+    epsilon = left / (size - torch.arange(len(left)))
+    return epsilon[int((values >= epsilon[1:]).sum())].item()
