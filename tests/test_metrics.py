@@ -212,6 +212,69 @@ def test_distance_names_what_is_wrong():
         metrics.frechet_distance(good, broken)
 
 
+# ---------------------------------------------------------------------------- kernel distance
+
+
+def kernel_double_sum(a, b):
+    """Loop over all pairs: the definition of Bińkowski et al. (2018)."""
+
+    def k(x, y):
+        return (float(x @ y) / len(x) + 1) ** 3
+
+    def within(x):
+        pairs = [k(x[i], x[j]) for i, j in np.ndindex(len(x), len(x)) if i != j]
+        return np.sum(pairs) / (len(x) * (len(x) - 1))
+
+    return within(a) + within(b) - 2 * np.mean([k(x, y) for x in a for y in b])
+
+
+@quick
+@given(seeds, st.integers(2, 6), st.integers(0, 5), st.integers(2, 4), st.floats(-2, 2))
+def test_kernel_distance_is_the_double_sum_over_blocks(seed, block, more, blocks, offset):
+    a = random_features(seed, block * blocks, 5)
+    b = random_features(seed ^ 1, block * blocks + more, 5, offset)
+    ours = metrics.kernel_distance(a, b, block)
+    parts = [kernel_double_sum(a[i::blocks], b[i::blocks]) for i in range(blocks)]
+    assert ours["distance"] == pytest.approx(np.mean(parts), rel=1e-9, abs=1e-9)
+    assert ours["error"] == pytest.approx(np.std(parts, ddof=1) / blocks**0.5, rel=1e-9, abs=1e-9)
+    assert ours["blocks"] == blocks
+
+
+def test_kernel_distance_is_without_bias_and_sees_a_shift():
+    rng = np.random.default_rng(27)
+    a, b = rng.standard_normal((2, 4000, 8)).astype(np.float32)
+    same = metrics.kernel_distance(torch.from_numpy(a), torch.from_numpy(b), 40)
+    assert abs(same["distance"]) < 4 * same["error"]
+    other = metrics.kernel_distance(a, b + 0.3, 40)
+    assert other["distance"] > 10 * other["error"]
+    assert metrics.kernel_distance(b + 0.3, a, 40)["distance"] == pytest.approx(other["distance"])
+
+
+def test_kernel_distance_of_normals_in_closed_form():
+    """E k of x ~ N(0, I), y ~ N(m, I) in one dimension, by the moments of xy: 0, 1 + 0 …"""
+    rng = np.random.default_rng(28)
+    shift = 0.5
+    a, b = rng.standard_normal((2, 60_000, 1)) + np.array([0, shift])[:, None, None]
+    # E(xy + 1)³ = E(xy)³ + 3 E(xy)² + 3 E xy + 1 for independent x and y
+    m1, m2, m3 = shift, 1 + shift**2, shift**3 + 3 * shift
+    within_a, within_b, across = 3 + 1, m3**2 + 3 * m2**2 + 3 * m1**2 + 1, 3 * m2 + 1
+    found = metrics.kernel_distance(a, b, 500)
+    assert found["distance"] == pytest.approx(
+        within_a + within_b - 2 * across, abs=4 * found["error"]
+    )
+    assert found["error"] < 0.05 * found["distance"]
+
+
+def test_kernel_distance_names_what_is_wrong():
+    good = random_features(29, 9, 4)
+    with pytest.raises(ValueError, match="different dimension: 4 and 3"):
+        metrics.kernel_distance(good, random_features(30, 9, 3), 2)
+    with pytest.raises(ValueError, match="block: 9 and 9 features make fewer than 2 blocks of 5"):
+        metrics.kernel_distance(good, good, 5)
+    with pytest.raises(ValueError, match="b: expected a non-empty, finite array"):
+        metrics.kernel_distance(good, good * np.nan, 2)
+
+
 # ---------------------------------------------------------------------------- eight bits
 
 

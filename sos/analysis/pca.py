@@ -70,7 +70,11 @@ class Spectrum:
 
 def spectrum(images: Tensor | np.ndarray, rank: int) -> Spectrum:
     """Compute the exact principal components of uint8 images (N, ...), by ARPACK in float64."""
-    flat = np.asarray(images).reshape(len(images), -1) / 255.0
+    return spectrum_of(np.asarray(images).reshape(len(images), -1) / 255.0, rank)
+
+
+def spectrum_of(flat: np.ndarray, rank: int) -> Spectrum:
+    """Compute the exact principal components of float64 rows (N, S), by ARPACK."""
     pca = PCA(rank, svd_solver="arpack", random_state=0).fit(flat)
     # scikit-learn divides by N - 1; the likelihood by N.
     share = (len(flat) - 1) / len(flat)
