@@ -7,6 +7,7 @@ import pytest
 import scipy.linalg
 import scipy.stats
 import torch
+from sklearn.decomposition import FactorAnalysis, IncrementalPCA
 
 from sos import datasets, profiles
 from sos.analysis import pca
@@ -125,6 +126,48 @@ def test_best_epsilon_is_the_maximum(images):
     at = [exact.epsilon * factor for factor in (0.98, 1, 1.02)]
     below, best, above = (bare.log_density(exact.optimum(e), images) for e in at)
     assert below < best > above
+
+
+def test_densities_of_all_epsilons_are_those_of_the_optima(images):
+    exact = pca.spectrum(images, RANK)
+    epsilons = [1e-6, EPSILON, exact.values[1].item() * 1.1, 1.0]  # the third is above two λ
+    expected = [bare.log_density(exact.optimum(epsilon), images[:37]) for epsilon in epsilons]
+    np.testing.assert_allclose(exact.log_densities(images[:37], epsilons), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("count", [400, 230, 202, 60])  # also with a short batch, long, and alone
+def test_incremental_pca_is_that_of_scikit_learn(images, flat, count):
+    found = IncrementalPCA(RANK, batch_size=100).fit(flat[:count])
+    mean, axes = pca.incremental_pca(images[:count], RANK)
+    np.testing.assert_allclose(mean, found.mean_, rtol=1e-12)
+    expected = found.components_ * found.explained_variance_[:, None] ** 0.5
+    np.testing.assert_allclose(axes, expected, rtol=0, atol=1e-10)
+
+
+def test_factor_analysis_is_that_of_scikit_learn(images, flat):
+    """The same step by step, with scikit-learn's decompositions by LAPACK, and stationary."""
+    settings = {"svd_method": "lapack", "tol": 1e-6, "max_iter": 5000}
+    found = FactorAnalysis(RANK, **settings).fit(flat)
+    p = pca.factor_analysis(images, RANK, tolerance=1e-6, steps=5000)
+    np.testing.assert_allclose(p.loc, found.mean_, rtol=1e-12)
+    np.testing.assert_allclose(p.cov_diag, found.noise_variance_, rtol=1e-4)
+    np.testing.assert_allclose(p.covariance_matrix, found.get_covariance(), rtol=0, atol=1e-7)
+    assert bare.log_density(p, images) == pytest.approx(found.score(flat), abs=1e-7)
+    np.testing.assert_allclose(p.variance, flat.var(0), rtol=1e-4)
+
+
+def test_distributions_are_compared_with_the_best(images):
+    exact = pca.spectrum(images, RANK)
+    best, other = exact.optimum(EPSILON), exact.optimum(EPSILON, 1.0)
+    found = pca.compare({"best": best, "other": other}, "best", exact, images)
+    assert found["best"]["gap"] == 0
+    assert found["best"]["log_density"] * PIXELS == bare.log_density(best, images)
+    lost = bare.log_density(best, images) - bare.log_density(other, images)
+    assert found["other"]["gap"] * PIXELS == pytest.approx(lost, rel=1e-9)
+    assert found["other"]["angle"] == pytest.approx(0, abs=1e-5)
+    assert found["other"]["rank_entropy"] == other.rank_entropy.item()
+    share = other.covariance_matrix.trace().item() / PIXELS / exact.data_variance
+    assert found["other"]["variance_ratio"] == pytest.approx(share, rel=1e-9)
 
 
 def test_log_density_is_the_dense_one(images, flat):

@@ -1,5 +1,6 @@
 """What is measured of a model, where the exact value is too slow for every model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torchvision.io import read_image
 
 from sos import datasets
-from sos.analysis import evaluation, sampling
+from sos.analysis import evaluation, metrics, sampling
 from sos.config import Data, Evaluation, Experiment, Network, Objective, Training
 from sos.models.vae import VAE
 from sos.system import paths
@@ -43,6 +44,33 @@ def test_held_out_terms_of_a_sparse_model_say_nothing_of_a_span(sparse, monkeypa
     measured = evaluation.held_out(sparse)
     assert measured["test_kl_nats"] > 0
     assert not {"test_calibration", "test_residual_outside", "epsilon"} & set(measured)
+
+
+def test_samples_without_a_model_are_measured_once(sparse, tmp_path, monkeypatch):
+    """From the cache, then from beside the weights; a changed setting measures again."""
+    pixels = metrics.Extractor("pixels", 3, lambda x: x[:, 0, 0, :3], torch.device("cpu"), 16)
+    monkeypatch.setattr(evaluation, "extractor", lambda name: pixels)
+    model, draws = replace(sparse, folder=tmp_path / "model"), []
+
+    def draw():
+        draws.append(torch.rand(4, 256, generator=torch.Generator().manual_seed(0)))
+        return draws[-1]
+
+    def distance(count):
+        return evaluation.distance_of("exact", draw, model, Evaluation(images=count))
+
+    found = distance(4)
+    made = pixels(metrics.quantise(draws[0].view(4, 1, 16, 16)))
+    real = pixels(torch.from_numpy(datasets.load_split(model.experiment.data, "test").images))
+    both = (metrics.FeatureStatistics.of(features) for features in (made, real))
+    assert found == metrics.frechet_distance(*both)
+    assert distance(4) == found and len(draws) == 1
+    key = evaluation.reference_key("exact", model, Evaluation(images=4))
+    model.folder.mkdir()
+    evaluation.cached_file("exact", key).rename(evaluation.reference_file("exact", model))
+    assert distance(4) == found and len(draws) == 1
+    monkeypatch.setattr(evaluation, "REFERENCES_VERSION", 2)
+    assert distance(4) == found and len(draws) == 2
 
 
 def test_residuals_of_samples_and_of_data_have_the_shape_of_images(sparse):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from sos import profiles
+from sos.analysis import evaluation
 from sos.figures.tables import last_values
 from sos.system import paths
 from sos.training import store
@@ -69,6 +70,14 @@ def test_bare_trainings_miss_sizes_and_not_directions():
     n = {kind: numbers(f"bare-{kind}") for kind in ("paper", "span", "shrunk", "diagonal")}
     share = {kind: v["variance_observation"] / v["variance_data"] for kind, v in n.items()}
     assert share["shrunk"] < 0.1 < share["paper"] < 0.6 < share["span"] < 1 < share["diagonal"]
+
+
+@pytest.mark.parametrize("name", evaluation.REFERENCES)
+def test_distances_of_references_belong_to_this_code(name):
+    model = released("bare-paper")
+    key = evaluation.reference_key(name, model, DEMO.evaluation)
+    found = evaluation.measured(key, [evaluation.reference_file(name, model)])
+    assert found is not None, "run notebook 06 and python -m sos.run.release"
 
 
 def test_only_a_scheduled_rate_keeps_the_variance_possible():

@@ -4,7 +4,8 @@ import hashlib
 import json
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from sos.system.progress import tqdm
 from sos.training.store import Model, machine
 
 VERSION = 1  # bump when the same model no longer gives the same numbers
+REFERENCES = ("exact", "linear PCA")  # samples without a training, that notebook 06 compares
+REFERENCES_VERSION = 1  # bump when `sos.analysis.pca` no longer gives the same samples
 # What is compared with real images: μ + t(y - μ), y ~ p(y|z). The paper has t = 0 and 1.
 IMAGES = {"means": 0.0, "half_samples": 0.5, "samples": 1.0}
 SPLIT_DRAWS = 512  # draws of z for variances and correlations
@@ -165,22 +168,52 @@ def load_or_measure(model: Model, settings: Evaluation) -> dict[str, float]:
     Measurements that are made now are cached.
     """
     key = cache_key(model, settings)
-    numbers = distributed.broadcast(measured(model, key))
+    files = model.folder / "evaluation.json", cached_file(model.experiment.name, key)
+
+    def measure() -> dict[str, float]:
+        numbers = distances(model, key, settings.extractor)
+        return numbers | prior_variances(model) | held_out(model)
+
+    return _load_or_make(key, files, measure)
+
+
+def distance_of(name: str, draw: Callable[[], Tensor], model: Model, settings: Evaluation) -> float:
+    """Return the Fréchet distance to N test images of N images (N, S) made without the model.
+
+    `name` is one of REFERENCES, which the model's data, rank and ε determine. The distance is
+    released with the model's weights, cached, or measured now; only then are the images drawn.
+    """
+    key, shape = reference_key(name, model, settings), model.vae.image_shape
+
+    def measure() -> dict[str, float]:
+        flat = draw().float().split(BATCH)
+        parts = (metrics.quantise(part.unflatten(-1, shape)) for part in flat)
+        fake = metrics.statistics_of(parts, extractor(settings.extractor), key["images"])
+        real = real_statistics(model.experiment.data, "test", key["images"], settings.extractor)
+        return {"distance": metrics.frechet_distance(fake, real)}
+
+    files = reference_file(name, model), cached_file(name, key)
+    return _load_or_make(key, files, measure)["distance"]
+
+
+def _load_or_make(
+    key: dict, files: tuple[Path, Path], make: Callable[[], dict[str, float]]
+) -> dict[str, float]:
+    """Return what one of the files has for this key; otherwise make it and write the last file."""
+    numbers = distributed.broadcast(measured(key, files))
     if numbers is not None:
         return numbers
     began = time.perf_counter()
-    numbers = distances(model, key, settings.extractor)
-    numbers |= prior_variances(model) | held_out(model)
-    content = {"cache_key": key, "numbers": numbers, **machine()}
+    content = {"cache_key": key, "numbers": make(), **machine()}
     content["seconds"] = round(time.perf_counter() - began, 1)
     if distributed.process_index() == 0:
-        paths.write_text(cached_file(model, key), json.dumps(content, indent=1) + "\n")
-    return numbers
+        paths.write_text(files[-1], json.dumps(content, indent=1) + "\n")
+    return content["numbers"]
 
 
-def measured(model: Model, key: dict) -> dict[str, float] | None:
-    """Return the measurements of a cache key, or None where they have not been made."""
-    for file in (model.folder / "evaluation.json", cached_file(model, key)):
+def measured(key: dict, files: Iterable[Path]) -> dict[str, float] | None:
+    """Return the measurements of a cache key, or None where no file has them."""
+    for file in files:
         if file.exists():
             content = json.loads(file.read_text())
             if content["cache_key"] == key:
@@ -201,10 +234,28 @@ def cache_key(model: Model, settings: Evaluation) -> dict[str, str | int]:
     }
 
 
-def cached_file(model: Model, key: dict) -> Path:
-    """Return the file in the cache for the measurements with this cache key."""
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-    return paths.CACHE / "evaluations" / f"{model.experiment.name}-{name}.json"
+def reference_key(name: str, model: Model, settings: Evaluation) -> dict[str, str | int | float]:
+    """Return what determines the distance of one of REFERENCES: all but the model's weights."""
+    key, network = cache_key(model, replace(settings, generated=None)), model.experiment.network
+    del key["weights_sha256"]
+    return key | {
+        "samples": name,
+        "samples_version": REFERENCES_VERSION,
+        "train": datasets.cache_key(model.experiment.data, "train"),
+        "rank": network.rank,
+        "epsilon": network.diagonal,
+    }
+
+
+def reference_file(name: str, model: Model) -> Path:
+    """Return the file beside the model's weights for the distance of one of REFERENCES."""
+    return model.folder / f"{name.replace(' ', '_')}.json"
+
+
+def cached_file(name: str, key: dict) -> Path:
+    """Return the file in the cache for what is named so and has this cache key."""
+    digits = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    return paths.CACHE / "evaluations" / f"{name.replace(' ', '_')}-{digits}.json"
 
 
 def distances(model: Model, key: dict, extractor_name: str) -> dict[str, float]:
@@ -216,14 +267,6 @@ def distances(model: Model, key: dict, extractor_name: str) -> dict[str, float]:
     for kind, statistics in fake.items():
         result[f"distance_{kind}"] = metrics.frechet_distance(statistics, real)
     return result | {"distance_floor": real_vs_real_distance(data, count, made, extractor_name)}
-
-
-def distance_of(flat: Tensor, data: Data, settings: Evaluation) -> float:
-    """Compute the Fréchet distance of images (N, S), made without a model, to N test images."""
-    shape, name = (data.channels, data.height, data.width), settings.extractor
-    parts = (metrics.quantise(part.unflatten(-1, shape)) for part in flat.float().split(BATCH))
-    fake = metrics.statistics_of(parts, extractor(name), len(flat))
-    return metrics.frechet_distance(fake, real_statistics(data, "test", len(flat), name))
 
 
 @torch.no_grad()

@@ -1,14 +1,17 @@
 """The exact optimum of the bare distribution: probabilistic PCA and factor analysis (§4.5)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA, FactorAnalysis, IncrementalPCA
+from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
-from sos.distributions.low_rank_normal import LowRankNormal
+from sos.distributions.low_rank_normal import LOG_2PI, LowRankNormal
 from sos.models.bare import log_density
+
+BLOCK = 2**18  # float64 numbers that are read twice while they are in a core's cache
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,27 @@ class Spectrum:
         """Compute ½ log|I + PᵀP/ε| at the maximum of the likelihood, in nats."""
         return 0.5 * (self.values / epsilon).clamp(min=1).log().sum().item()
 
+    @torch.no_grad()
+    def log_densities(self, images: np.ndarray, epsilons: Sequence[float]) -> Tensor:
+        """Compute the mean log-densities (n,) of uint8 images (N, ...) at the maxima for n ε.
+
+        With v_r = max(λ_r, ε), the mean square q_r of the images along eigenvector r, and the mean
+        q of |x - μ|², they are -½(S log 2π + Σ log v_r + Σ q_r/v_r + (S - R) log ε + (q - Σ q_r)/ε)
+        nats. So the images are read once for all ε.
+        """
+        squares, total = torch.zeros_like(self.values), torch.zeros((), dtype=torch.float64)
+        for part in np.array_split(images, max(1, len(images) // 500)):
+            offset = torch.from_numpy(part.reshape(len(part), -1) / 255.0) - self.mean
+            squares += (offset @ self.vectors).square().sum(0) / len(images)
+            total += offset.square().sum() / len(images)
+        epsilon = torch.tensor(epsilons, dtype=torch.float64)
+        inside = torch.maximum(self.values, epsilon[:, None])
+        outside = (len(self.mean) - len(self.values)) * epsilon.log()
+        outside += (total - squares.sum()) / epsilon
+        return -0.5 * (
+            len(self.mean) * LOG_2PI + (inside.log() + squares / inside).sum(1) + outside
+        )
+
     def constrained(self, epsilon: float, rank_entropies: Tensor) -> dict[str, Tensor]:
         """Compute mean variance and lost log-density of the optima with these rank entropies.
 
@@ -69,22 +93,35 @@ class Spectrum:
 
 
 def spectrum(images: Tensor | np.ndarray, rank: int) -> Spectrum:
-    """Compute the exact principal components of uint8 images (N, ...), by ARPACK in float64."""
+    """Compute the exact principal components of uint8 images (N, ...), by ARPACK in float64.
+
+    The largest entry of each eigenvector is positive.
+    """
     return spectrum_of(np.asarray(images).reshape(len(images), -1) / 255.0, rank)
 
 
 def spectrum_of(flat: np.ndarray, rank: int) -> Spectrum:
     """Compute the exact principal components of float64 rows (N, S), by ARPACK."""
-    pca = PCA(rank, svd_solver="arpack", random_state=0).fit(flat)
-    # scikit-learn divides by N - 1; the likelihood by N.
-    share = (len(flat) - 1) / len(flat)
-    values = torch.from_numpy(pca.explained_variance_ * share)
-    return Spectrum(
-        torch.from_numpy(pca.mean_),
-        torch.from_numpy(pca.components_.T.copy()),
-        values,
-        float(flat.var(axis=0).sum() - values.sum()),
-    )
+    mean = flat.mean(axis=0)
+    flat = flat - mean
+    rows = max(1, BLOCK // len(mean))
+    parts = [flat[start : start + rows] for start in range(0, len(flat), rows)]
+
+    def covariance(v: np.ndarray) -> np.ndarray:
+        return sum((part @ v.ravel()) @ part for part in parts) / len(flat)
+
+    start = np.random.default_rng(0).standard_normal(len(mean))
+    operator = LinearOperator((len(mean), len(mean)), covariance, dtype=flat.dtype)
+    values, vectors = eigsh(operator, rank, v0=start)
+    values, vectors = values[::-1].copy(), vectors[:, ::-1]
+    vectors = vectors * _peak_signs(vectors.T)
+    rest = sum(np.vdot(part, part) for part in parts) / len(flat) - values.sum()
+    return Spectrum(*map(torch.from_numpy, (mean, vectors, values)), float(rest))
+
+
+def _peak_signs(rows: np.ndarray) -> np.ndarray:
+    """Return the sign of the entry of each row that is largest in magnitude."""
+    return np.sign(rows[np.arange(len(rows)), np.abs(rows).argmax(axis=1)])
 
 
 def principal_angles(one: Tensor, other: Tensor) -> Tensor:
@@ -104,20 +141,60 @@ def principal_angles(one: Tensor, other: Tensor) -> Tensor:
 
 def pca_samples(images: np.ndarray, rank: int, count: int) -> Tensor:
     """Draw samples (count, S) of a linear PCA as the authors do: incremental, without noise."""
-    flat = images.reshape(len(images), -1) / np.float32(255)
-    pca = IncrementalPCA(rank, batch_size=100).fit(flat)
-    scores = np.random.default_rng(0).standard_normal((count, rank))
-    return torch.from_numpy(pca.inverse_transform(scores * pca.explained_variance_**0.5)).float()
+    mean, axes = incremental_pca(images, rank)
+    scores = np.random.default_rng(0).standard_normal((count, len(axes)))
+    return torch.from_numpy(mean + scores @ axes).float()
 
 
-def factor_analysis(images: np.ndarray, rank: int) -> LowRankNormal:
-    """Maximise the likelihood with a free diagonal, by scikit-learn's EM."""
+def incremental_pca(images: np.ndarray, rank: int, batch: int = 100) -> tuple[np.ndarray, ...]:
+    """Fit a PCA to uint8 images (N, ...) batch by batch (Ross et al., 2008), in float64.
+
+    Returns the mean (S,) and the axes (R, S), principal components times standard deviations. The
+    batches and signs are those of scikit-learn's `IncrementalPCA`, which decomposes each batch with
+    the axes so far by an SVD. The eigenvectors of its small Gram matrix cost less.
+    """
+    flat = images.reshape(len(images), -1)
+    mean, axes, seen = np.zeros(flat.shape[1]), np.empty((0, flat.shape[1])), 0
+    for part in np.split(flat, range(batch, len(flat) - rank + 1, batch)):
+        part, total = part / 255.0, seen + len(part)
+        shift = part.mean(axis=0) - mean
+        between = np.sqrt(seen * len(part) / total) * shift
+        rows = np.vstack([axes, part - part.mean(axis=0), between])
+        _, left = np.linalg.eigh(rows @ rows.T)
+        axes = left[:, : -rank - 1 : -1].T @ rows
+        mean, seen = mean + shift * (len(part) / total), total
+    return mean, axes * (_peak_signs(axes) / np.sqrt(seen - 1))[:, None]
+
+
+def factor_analysis(
+    images: np.ndarray, rank: int, tolerance: float = 3.0, steps: int = 200
+) -> LowRankNormal:
+    """Maximise the likelihood of uint8 images (N, ...) with a free diagonal D.
+
+    In turn PPᵀ becomes the best for D, by probabilistic PCA of D^-½(x - μ), and D takes the
+    variance that PPᵀ leaves (Barber, 2012, algorithm 21.1), until the log-likelihood of all images
+    gains less than `tolerance` nats or `steps` are done. scikit-learn's `FactorAnalysis` does the
+    same. Here the power iterations of a step start from the eigenvectors of the step before.
+    """
     flat = images.reshape(len(images), -1) / 255.0
-    # With fewer power iterations the likelihood is not monotonic, and EM stops at once.
-    settings = {"iterated_power": 10, "tol": 3.0, "max_iter": 200, "random_state": 0}
-    found = FactorAnalysis(rank, **settings).fit(flat)
-    parts = found.mean_, found.components_.T.copy(), found.noise_variance_
-    return LowRankNormal(*map(torch.from_numpy, parts), validate_args=False)
+    mean = flat.mean(axis=0)
+    flat -= mean
+    covariance = flat.T @ flat / len(flat)
+    variance = covariance.diagonal()
+    noise, before = np.ones_like(variance), np.inf
+    vectors = np.random.default_rng(0).standard_normal((len(mean), min(len(mean), rank + 10)))
+    for _ in range(steps):
+        root = np.sqrt(noise)[:, None]
+        for _ in range(4):
+            product = covariance @ (vectors / root) / root
+            vectors, values, _ = np.linalg.svd(product, full_matrices=False)
+        leading = values[:rank]
+        factor = root * vectors[:, :rank] * np.sqrt(np.maximum(leading - 1, 0))
+        lost = np.log(leading).sum() - leading.sum() + (np.log(noise) + variance / noise).sum()
+        if len(flat) / 2 * (before - lost) < tolerance:
+            break
+        before, noise = lost, np.maximum(variance - np.square(factor).sum(axis=1), 1e-12)
+    return LowRankNormal(*map(torch.from_numpy, (mean, factor, noise)), validate_args=False)
 
 
 def variance_ratio(samples: Tensor, images: np.ndarray) -> float:
@@ -126,17 +203,22 @@ def variance_ratio(samples: Tensor, images: np.ndarray) -> float:
 
 
 def compare(
-    p: LowRankNormal, best: LowRankNormal, exact: Spectrum, images: np.ndarray
-) -> dict[str, float]:
-    """Compare one distribution with the `best`: entropy, variance, log-density of images, span.
+    distributions: dict[str, LowRankNormal], best: str, exact: Spectrum, images: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Compare distributions with the `best` of them: entropy, variance, log-density, span.
 
-    Log-densities are in nats per value. The angle is the largest between the spans, in degrees.
+    Log-densities are those of the images, in nats per value. The angle is the largest between the
+    spans, in degrees.
     """
-    pixels, density = len(exact.mean), log_density(p, images)
+    pixels, span = len(exact.mean), distributions[best].cov_factor.cpu()
+    density = {name: log_density(p, images) / pixels for name, p in distributions.items()}
     return {
-        "rank_entropy": p.rank_entropy.item(),
-        "variance_ratio": p.variance.mean().item() / exact.data_variance,
-        "log_density": density / pixels,
-        "gap": (log_density(best, images) - density) / pixels,
-        "angle": principal_angles(p.cov_factor.cpu(), best.cov_factor.cpu())[-1].item(),
+        name: {
+            "rank_entropy": p.rank_entropy.item(),
+            "variance_ratio": p.variance.mean().item() / exact.data_variance,
+            "log_density": density[name],
+            "gap": density[best] - density[name],
+            "angle": principal_angles(p.cov_factor.cpu(), span)[-1].item(),
+        }
+        for name, p in distributions.items()
     }

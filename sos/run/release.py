@@ -1,6 +1,7 @@
 """Copy, for maintainers, the demo's finished models and their evaluations to data/models/.
 
-What is released for a configuration stays. Delete its folder there to renew it.
+What is released for a configuration stays. Delete its folder there to renew it. The distances of
+notebook 06's references, once they are measured, go beside the weights of "bare-paper".
 
 python -m sos.run.release
 """
@@ -25,10 +26,20 @@ def main() -> None:
         key = evaluation.cache_key(model, profile.evaluation)
         with paths.replacing(target) as temporary:
             shutil.copytree(model.folder, temporary)
-            shutil.copyfile(evaluation.cached_file(model, key), temporary / "evaluation.json")
+            made = evaluation.cached_file(experiment.name, key)
+            shutil.copyfile(made, temporary / "evaluation.json")
             for older in paths.RELEASED.glob(f"{experiment.name}-*"):
                 shutil.rmtree(older)
         print(target)
+    model = store.load_or_train(profile.experiments["bare-paper"], "released")
+    for name in evaluation.REFERENCES:
+        key = evaluation.reference_key(name, model, profile.evaluation)
+        target = evaluation.reference_file(name, model)
+        made = evaluation.cached_file(name, key)
+        if evaluation.measured(key, [target]) is None and made.exists():
+            with paths.replacing(target) as temporary:
+                shutil.copyfile(made, temporary)
+            print(target)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from sos.config import Network
@@ -29,6 +28,8 @@ def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
         raise ValueError(
             f"images must be uint8, 0..255, not {images.dtype}; pass (255 * x).round().byte()"
         )
+    from sklearn.decomposition import PCA  # a second, which released weights do not need
+
     flat = subsample(images).cpu().flatten(1).float().numpy() / 255
     pca = PCA(network.rank, svd_solver="randomized", random_state=0).fit(flat)
     eigenvalues = pca.explained_variance_ / pca.explained_variance_ratio_.sum()
