@@ -1,32 +1,37 @@
 """Time, memory and accuracy of LowRankNormal beside torch's LowRankMultivariateNormal.
 
-    python benchmarks/likelihood.py --batch 25 --pixels 116412 --rank 25 --repeats 5 --json out.json
+    python benchmarks/likelihood.py --json benchmarks/likelihood.json
 
-With GLIBC_TUNABLES=glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=4000000000 in front, freed
-memory is kept: what remains is the arithmetic, without the page faults of fresh memory.
-
-Time: log_prob + entropy, forward and backward, the two classes taking turns in one process, each
-with its own defaults (validation on) and with validation off. Memory: growth of the peak resident
-set over a fresh process that holds the inputs, in copies of P; the gradient of P, one copy, is in
-it. Accuracy: error in nats of the log-density of a true sample, of float32 inputs, against float64.
+Time: log_prob + entropy, forward and backward, in both classes and in turns, with validation on.
+Ours both in one call and in two. There are two noise levels, since ours takes float32 products
+where ε allows it, and three settings, each a process of its own. "fresh memory" is what a program
+gets that does nothing about it: the system supplies and clears the memory of every gradient.
+"kept memory" has the allocator keep what was freed, as `run_all.sh` has it. "both cores taken" is
+that with as many other processes at work as there are threads. Floors are measured there too:
+reading P, and writing something as large as its gradient. Memory: growth of the peak resident set
+over a fresh process that holds the inputs, in copies of P; the gradient of P, one copy, is in it.
+Accuracy: error in nats of the log-density of a true sample, of float32 inputs, against float64.
 """
 
 import argparse
 import json
 import math
-import statistics
+import os
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
+from timing import medians
 from torch.distributions import LowRankMultivariateNormal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sos.distributions.low_rank_normal import LowRankNormal  # noqa: E402
 
-EPSILON = 1e-5
+EPSILON = 1e-5  # the paper's
+NOISE = (EPSILON, 5e-3)  # and about what a learnt one is
+LOOP = "while True: pass"
 
 
 def spectra(rank: int) -> dict[str, torch.Tensor]:
@@ -40,7 +45,11 @@ def spectra(rank: int) -> dict[str, torch.Tensor]:
     }
 
 
-def inputs(batch: int, pixels: int, eigenvalues: torch.Tensor, rotate: bool = False):
+def usual_spectrum(rank: int) -> torch.Tensor:
+    return spectra(rank)["constrained, trace 3747"]
+
+
+def inputs(batch: int, pixels: int, eigenvalues: torch.Tensor, epsilon: float, rotate=False):
     """loc (batch, S), R-major P (batch, R, S), and a true sample (batch, S); float32."""
     generator = torch.Generator().manual_seed(0)
     rank = len(eigenvalues)
@@ -52,52 +61,74 @@ def inputs(batch: int, pixels: int, eigenvalues: torch.Tensor, rotate: bool = Fa
     loc = torch.rand(batch, pixels, generator=generator)
     noise = torch.randn(batch, 1, rank, generator=generator)
     value = loc + (noise @ factor)[:, 0]
-    value += math.sqrt(EPSILON) * torch.randn(batch, pixels, generator=generator)
+    value += math.sqrt(epsilon) * torch.randn(batch, pixels, generator=generator)
     return loc.requires_grad_(), factor.requires_grad_(), value
 
 
-def ours(loc, factor, value, validate_args=None):
-    p = LowRankNormal(loc, factor.mT, EPSILON, validate_args=validate_args)
-    log_prob, rank_entropy = p.log_prob_and_rank_entropy(value)
-    (log_prob + rank_entropy).mean().backward()
+def ours(loc, factor, value, epsilon):
+    log_prob, entropy = LowRankNormal(loc, factor.mT, epsilon).log_prob_and_rank_entropy(value)
+    (log_prob + entropy).mean().backward()
 
 
-def torchs(loc, factor, value, validate_args=None):
-    diag = torch.full_like(loc, EPSILON)
-    p = LowRankMultivariateNormal(loc, factor.mT, diag, validate_args=validate_args)
+def ours_in_two_calls(loc, factor, value, epsilon):
+    p = LowRankNormal(loc, factor.mT, epsilon)
     (p.log_prob(value) + p.entropy()).mean().backward()
 
 
-CLASSES = {"ours": ours, "torch": torchs}
+def torchs(loc, factor, value, epsilon):
+    p = LowRankMultivariateNormal(loc, factor.mT, torch.full_like(loc, epsilon))
+    (p.log_prob(value) + p.entropy()).mean().backward()
 
 
-def measure_time(batch: int, pixels: int, rank: int, repeats: int) -> dict[str, list[float]]:
-    """Median wall and CPU milliseconds of each class, with and without validation, in turns.
+CLASSES = {"ours": ours, "ours, two calls": ours_in_two_calls, "torch's": torchs}
+KEPT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+SETTINGS = {"fresh memory": {}, "kept memory": KEPT, "both cores taken": KEPT}
 
-    On a machine with other work wall time measures mostly that; CPU time with one thread does not.
-    """
-    arguments = inputs(batch, pixels, spectra(rank)["constrained, trace 3747"])
-    runs = {(name, check): [] for name in CLASSES for check in (None, False)}
-    for repeat in range(repeats + 1):
-        for (name, check), seconds in runs.items():
+
+def times(batch: int, pixels: int, rank: int, repeats: int) -> dict[str, dict[str, float]]:
+    """Median milliseconds of each class at each noise level, and of the floors, in turns."""
+    found = {}
+    for epsilon in NOISE:
+        loc, factor, value = inputs(batch, pixels, usual_spectrum(rank), epsilon)
+
+        def step(name, arguments=(loc, factor, value, epsilon)):
             arguments[0].grad = arguments[1].grad = None
-            start = time.perf_counter(), time.process_time()
-            CLASSES[name](*arguments, check)
-            stop = time.perf_counter(), time.process_time()
-            if repeat:  # the first is a warm-up
-                seconds.append([b - a for a, b in zip(start, stop, strict=True)])
-    label = {None: "validated", False: "unvalidated"}
-    return {
-        f"{name}, {label[check]}": [1e3 * statistics.median(x) for x in zip(*seconds, strict=True)]
-        for (name, check), seconds in runs.items()
-    }
+            CLASSES[name](*arguments)
+
+        runs = {name: partial(step, name) for name in CLASSES}
+        plain = factor.detach()
+        runs |= {"reading P": plain.sum, "writing a copy of P": plain.clone}
+        found[f"{epsilon:g}"] = medians(runs, repeats)
+    return found
+
+
+def in_every_setting(options: list[str], threads: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Run `times` in a process for each setting; the last with other processes beside it."""
+    results = {}
+    for setting, variables in SETTINGS.items():
+        busy = []
+        if setting == "both cores taken":
+            busy = [subprocess.Popen([sys.executable, "-c", LOOP]) for _ in range(threads)]
+        try:
+            results[setting] = asked([*options, "--times"], variables)
+        finally:
+            for process in busy:
+                process.kill()
+    return results
+
+
+def asked(options: list[str], variables: dict[str, str] | None = None):
+    """What this program prints with these options, as JSON, in a process of its own."""
+    command, environment = [sys.executable, __file__, *options], os.environ | (variables or {})
+    output = subprocess.run(command, check=True, capture_output=True, env=environment).stdout
+    return json.loads(output)
 
 
 def peak_copies(name: str, batch: int, pixels: int, rank: int) -> float:
     """Growth of the peak resident set during the first full-size step, in copies of P."""
-    small = inputs(2, 1000, spectra(rank)["constrained, trace 3747"])
-    CLASSES[name](*small)  # libraries and thread pools are loaded before the count begins
-    arguments = inputs(batch, pixels, spectra(rank)["constrained, trace 3747"])
+    small = inputs(2, 1000, usual_spectrum(rank), EPSILON)
+    CLASSES[name](*small, EPSILON)  # libraries and thread pools are loaded before the count begins
+    arguments = *inputs(batch, pixels, usual_spectrum(rank), EPSILON), EPSILON
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak to what is resident now
     before = resident("VmRSS")
     CLASSES[name](*arguments)
@@ -108,16 +139,6 @@ def resident(field: str) -> int:
     """Bytes of VmRSS (now) or VmHWM (peak) of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
-
-
-def measure_memory(batch: int, pixels: int, rank: int) -> dict[str, float]:
-    """Copies of P for each class, each in a process of its own."""
-    shape = ["--batch", str(batch), "--pixels", str(pixels), "--rank", str(rank)]
-    results = {}
-    for name in CLASSES:
-        command = [sys.executable, __file__, *shape, "--peak-of", name]
-        results[name] = float(subprocess.run(command, check=True, capture_output=True).stdout)
-    return results
 
 
 def reference(loc, factor, value) -> float:
@@ -136,7 +157,7 @@ def measure_accuracy(pixels: int, rank: int) -> dict[str, dict[str, float | None
     """Error of the log-density in nats for each spectrum; None where a Cholesky failed."""
     table = {}
     for name, eigenvalues in spectra(rank).items():
-        arguments = inputs(1, pixels, eigenvalues, rotate=eigenvalues[-1] > 0)
+        arguments = inputs(1, pixels, eigenvalues, EPSILON, rotate=eigenvalues[-1] > 0)
         loc, factor, value = (x.detach() for x in arguments)
         expected = reference(*arguments)
         error = LowRankNormal(loc, factor.mT, EPSILON).log_prob(value).item() - expected
@@ -150,14 +171,19 @@ def measure_accuracy(pixels: int, rank: int) -> dict[str, dict[str, float | None
 
 
 def report(times, memory, accuracy) -> str:
-    rows = ["| forward + backward | ours | torch | ratio |", "|---|---:|---:|---:|"]
-    for label in ("validated", "unvalidated"):
-        pairs = zip(times[f"ours, {label}"], times[f"torch, {label}"], strict=True)
-        for clock, (a, b) in zip(("wall", "CPU"), pairs, strict=True):
-            rows.append(f"| {clock} ms, {label} | {a:.1f} | {b:.1f} | {b / a:.2f} |")
-    a, b = memory["ours"], memory["torch"]
-    rows.append(f"| peak memory, copies of P | {a:.2f} | {b:.2f} | {b / a:.2f} |")
-    rows += ["", "| error in nats, spectrum of P P^T | ours | torch |", "|---|---:|---:|"]
+    rows = ["| ms, forward and backward | ε | ours | in two calls | torch's | ratio | floor |"]
+    rows.append("|---|---:|---:|---:|---:|---:|---:|")
+    for setting, by_epsilon in times.items():
+        for epsilon, found in by_epsilon.items():
+            one, two, other, read, write = found.values()
+            numbers = (
+                f"{one:.0f} | {two:.0f} | {other:.0f} | {other / one:.1f} | {read + write:.0f}"
+            )
+            rows.append(f"| {setting} | {epsilon} | {numbers} |")
+    a, b = memory.values()
+    rows += ["", "Floor: P read and its gradient written, once.", ""]
+    rows.append(f"Peak memory in copies of P: {a:.2f} (torch's: {b:.2f}).")
+    rows += ["", "| error in nats, spectrum of P P^T | ours | torch's |", "|---|---:|---:|"]
     for name, error in accuracy.items():
         other = "Cholesky failed" if error["torch"] is None else f"{error['torch']:+.3f}"
         rows.append(f"| {name} | {error['ours']:+.6f} | {other} |")
@@ -171,26 +197,33 @@ def main():
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--pixels", type=int, default=218 * 178 * 3)
     parser.add_argument("--rank", type=int, default=25)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--times", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--peak-of", choices=CLASSES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     shape = (args.batch, args.pixels, args.rank)
     if args.peak_of:
-        print(peak_copies(args.peak_of, *shape))
+        print(json.dumps(peak_copies(args.peak_of, *shape)))
         return
-    times = measure_time(*shape, args.repeats)
-    memory, accuracy = measure_memory(*shape), measure_accuracy(args.pixels, args.rank)
+    if args.times:
+        print(json.dumps(times(*shape, args.repeats)))
+        return
+    names = ("batch", "pixels", "rank", "repeats", "threads")
+    options = [part for name in names for part in (f"--{name}", str(getattr(args, name)))]
+    milliseconds = in_every_setting(options, args.threads)
+    memory = {name: asked([*options, "--peak-of", name]) for name in ("ours", "torch's")}
+    accuracy = measure_accuracy(args.pixels, args.rank)
     kernels, threads = torch.backends.cpu.get_cpu_capability(), torch.get_num_threads()
     machine = f"torch {torch.__version__}, {kernels}, {threads} threads"
     print(f"batch {shape[0]}, pixels {shape[1]}, rank {shape[2]}; {machine}\n")
-    print(report(times, memory, accuracy))
+    print(report(milliseconds, memory, accuracy))
     if args.json:
-        results = {"shape": shape, "machine": machine, "wall_and_cpu_ms": times}
+        results = {"shape": shape, "machine": machine, "milliseconds": milliseconds}
         results |= {"copies_of_factor": memory, "error_nats": accuracy}
-        args.json.write_text(json.dumps(results, indent=2))
+        args.json.write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

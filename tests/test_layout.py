@@ -73,6 +73,7 @@ def test_the_low_rank_normal_can_be_copied():
         "operator",
         "re",
         "typing",
+        "weakref",
     }
     assert packages - known == {"torch"}
 
