@@ -11,6 +11,7 @@ trap 'rm -rf "$scratch"' EXIT
 
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-2}" # per kernel; pytest itself takes one
+export GOMP_SPINCOUNT="${GOMP_SPINCOUNT:-10000}" # as in run_all.sh
 export TQDM_DISABLE=1 SOS_BATCH=1
 # What notebooks draw goes here, and tests/test_figures.py compares it with what is committed.
 export SOS_FIGURES="$scratch/figures" SOS_FIGURES_REGENERATED="$scratch/figures"
