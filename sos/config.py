@@ -38,7 +38,12 @@ class Network:
     # Skips of the decoder repeat pixels; the paper's transposed 1x1 convolutions leave a
     # checkerboard that training takes long to remove. See `sos.models.networks.ResidualUp`.
     nearest_skip: bool = False
-    diagonal: float | None = 1e-5  # ε of D = εI; None means a learnt diagonal
+    # ε of D = εI; "shared" learns it, one number for all pixels and images (Rybkin et al., 2021);
+    # None means a learnt diagonal
+    diagonal: float | Literal["shared"] | None = 1e-5
+    # P gets a learnt constant beside what the decoder makes of z, which starts as the principal
+    # components of what pre-training leaves, see `sos.training.init_covariance`
+    constant_factor: bool = False
     # k of the k x k neighbourhoods of a sparse Cholesky factor L of a precision (Dorta et al.,
     # 2018), with (LLᵀ)⁻¹ in the place of D; 0 means D as above
     neighbourhood: int = 0
@@ -52,7 +57,7 @@ class Objective:
     `sos.training.constraint`.
     """
 
-    kl_target: float  # ξ_KL
+    kl_target: float | None  # ξ_KL; None leaves the KL its weight of one: the ELBO of equation 1
     # ξ_H less the constant ½S(1 + log 2πε), so that it is a target of the rank entropy; with a
     # sparse L it is a target of the whole entropy. None means no constraint, "ppca" the rule of
     # `sos.training.ppca_target`, "markov", for a sparse L, that of `sos.training.markov_target`.
@@ -82,6 +87,8 @@ class Training:
     # a number that is not finite is an error
     stop_at_variance: float | None = None
     flip: bool = True  # mirror training images with probability one half
+    # Add uniform noise of one gray level, without which the likelihood of 8-bit images has no limit
+    dequantise: bool = False
     seed: int = 0  # of the initial weights, the batches and the latent noise
 
 

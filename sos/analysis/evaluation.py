@@ -320,6 +320,8 @@ def held_out(model: Model) -> dict[str, float]:
             sums["calibration"] += omega.square().mean(1).sum().item()
             sums["residual_outside"] += outside.square().mean(1).sum().item()
     result = {f"test_{name}": value / len(x) for name, value in sums.items()}
+    if fixed == "shared":
+        fixed = model.vae.head.shared_variance().item()
     return result if fixed is None else result | {"epsilon": fixed}
 
 

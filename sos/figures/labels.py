@@ -45,7 +45,9 @@ def noise(network: Network) -> str:
     """Return what stands beside PPᵀ in the covariance."""
     if network.neighbourhood:
         return f"(LLᵀ)⁻¹, {network.neighbourhood}×{network.neighbourhood}"
-    return "learnt" if network.diagonal is None else f"{network.diagonal:g} I"
+    if network.diagonal in (None, "shared"):
+        return "learnt" if network.diagonal is None else "learnt ε I"
+    return f"{network.diagonal:g} I"
 
 
 def image_size(data: Data) -> str:

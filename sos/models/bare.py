@@ -25,6 +25,12 @@ class BareNormal(nn.Module):
         super().__init__()
         if network.neighbourhood:
             raise ValueError("a bare model has D = εI or a learnt diagonal; set neighbourhood to 0")
+        if network.diagonal == "shared" or network.constant_factor:
+            raise ValueError(
+                "a bare model with a shared ε is probabilistic PCA, whose exact solution is "
+                "`sos.analysis.density.ppca`; give diagonal a number or None, and leave "
+                "constant_factor False"
+            )
         self.image_shape = (data.channels, data.height, data.width)
         pixels = math.prod(self.image_shape)
         self.diagonal = network.diagonal
@@ -34,8 +40,8 @@ class BareNormal(nn.Module):
         self.log_variance = nn.Parameter(start) if network.diagonal is None else None
 
     @torch.no_grad()
-    def start_mean_at(self, colour: Tensor) -> None:
-        """Set μ to one colour (C,) everywhere."""
+    def start_at(self, colour: Tensor, variance: float) -> None:
+        """Set μ to one colour (C,) everywhere; the images' variance is not needed."""
         self.mean.copy_(colour[:, None, None].expand(self.image_shape).flatten())
 
     def distribution(self, mean_only: bool = False) -> LowRankNormal:

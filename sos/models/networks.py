@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sos.config import Network
+from sos.config import Data, Network
 from sos.distributions.low_rank_normal import REFERENCE, LowRankNormal
 from sos.distributions.sparse_precision_normal import (
     LowRankPlusSparseNormal,
@@ -21,6 +21,8 @@ Observation = LowRankNormal | SparsePrecisionNormal | LowRankPlusSparseNormal
 HEAD_STD = 1e-5  # standard deviation of the heads' initial weights: predictions start constant
 TEMPLATE_STD = 0.2  # several times what z adds to the grid at first
 DIAGONAL_FLOOR = REFERENCE  # a learnt variance is softplus(·) + this
+ROUNDING = 1 / (12 * 255**2)  # the variance of 8-bit rounding, below which no shared ε falls
+FACTOR_UNIT = 0.1  # of P with a constant: Adam's steps are that much smaller, as its entries are
 # Smooth limits of log L_kk: conditional standard deviations from 150 down to 0.0025.
 LOG_DIAG = (-5.0, 6.0)
 
@@ -227,12 +229,16 @@ class ObservationHead(nn.Module):
     of the optimiser.
     """
 
-    def __init__(self, channels: int, network: Network):
+    def __init__(self, data: Data, network: Network):
         super().__init__()
+        channels, pixels = data.channels, data.height * data.width
         self.width, self.rank = network.head_width or network.width, network.rank
-        self.epsilon = DIAGONAL_FLOOR if network.diagonal is None else network.diagonal
+        learnt = network.diagonal in (None, "shared")
+        self.epsilon = DIAGONAL_FLOOR if learnt else network.diagonal
         self.mean = _head(self.width, channels, bias=0.5)
         self.factor = _head(self.width, self.rank * channels, bias=0.0) if self.rank else None
+        constant = torch.zeros(self.rank * channels, pixels) if network.constant_factor else None
+        self.constant = None if constant is None else nn.Parameter(constant)
 
     def forward(self, features: Tensor, mean_only: bool = False) -> Observation:
         """Return p(y|z) over flat images, channel-major, as a batch (batch,)."""
@@ -241,10 +247,19 @@ class ObservationHead(nn.Module):
             loc = self.mean(features).flatten(1)  # (batch, S), channel-major
             factor = loc.new_zeros(len(loc), loc.shape[1], 0)
             if mean_only:
-                return LowRankNormal(loc, factor, self.epsilon, validate_args=False)
+                return LowRankNormal(loc, factor, self.shared_variance(), validate_args=False)
             if self.factor is not None:  # R-major, (batch, R, S), seen as (batch, S, R)
-                factor = _rows(self.factor, features).view(len(loc), self.rank, -1).mT
+                rows = _rows(self.factor, features, self.constant)
+                factor = rows.view(len(loc), self.rank, -1).mT
             return self.distribution(loc, factor, features)
+
+    def shared_variance(self) -> float | Tensor:
+        """Return ε of the mean-only phase, and of D = εI."""
+        return self.epsilon
+
+    @torch.no_grad()
+    def start_noise_at(self, variance: float) -> None:
+        """Set a shared ε, where it is learnt, to a variance; otherwise do nothing."""
 
     def distribution(self, loc: Tensor, factor: Tensor, features: Tensor) -> Observation:
         """Return the distribution around `loc` (batch, S) with the factor P (batch, S, R)."""
@@ -285,17 +300,40 @@ class ObservationHead(nn.Module):
 
 
 class LowRankHead(ObservationHead):
-    """Predict N(μ, PPᵀ + D) with D = εI or, where `Network.diagonal` is None, a learnt diagonal."""
+    """Predict N(μ, PPᵀ + D) with D = εI or, where `Network.diagonal` is None, a learnt diagonal.
 
-    def __init__(self, channels: int, network: Network):
-        super().__init__(channels, network)
+    A learnt ε is exp(·) plus the variance of 8-bit rounding.
+    """
+
+    def __init__(self, data: Data, network: Network):
+        super().__init__(data, network)
         inverse_softplus = math.log(math.expm1(DIAGONAL_FLOOR))
         learnt = network.diagonal is None
-        self.variance = _head(self.width, channels, bias=inverse_softplus) if learnt else None
+        self.variance = _head(self.width, data.channels, inverse_softplus) if learnt else None
+        shared = network.diagonal == "shared"
+        self.log_variance = nn.Parameter(torch.tensor([math.log(0.05)])) if shared else None
+
+    def shared_variance(self) -> float | Tensor:
+        """Return ε: the fixed one, or the learnt one (1,) in float64."""
+        if self.log_variance is None:
+            return self.epsilon
+        return ROUNDING + self.log_variance.double().exp()
+
+    @torch.no_grad()
+    def start_noise_at(self, variance: float) -> None:
+        """Set a shared ε, where it is learnt, to a variance; otherwise do nothing."""
+        if self.log_variance is not None:
+            self.log_variance.fill_(math.log(max(variance - ROUNDING, ROUNDING)))
+
+    @torch.no_grad()
+    def start_at_residuals(self, axes: Tensor, variance: float) -> None:
+        """Set the constant of P to axes (R, S), beside which the noise has this variance."""
+        self.constant.copy_(axes.view_as(self.constant) / FACTOR_UNIT)
+        self.start_noise_at(variance)
 
     def distribution(self, loc: Tensor, factor: Tensor, features: Tensor) -> LowRankNormal:
         """Return N(μ, PPᵀ + D)."""
-        diagonal = self.epsilon
+        diagonal = self.shared_variance()
         if self.variance is not None:
             diagonal = (F.softplus(self.variance(features)) + DIAGONAL_FLOOR).flatten(1)
         return LowRankNormal(loc, factor, diagonal, validate_args=False)
@@ -319,12 +357,12 @@ class SparseHead(ObservationHead):
     Without P it is the distribution of Dorta et al. (2018).
     """
 
-    def __init__(self, channels: int, network: Network):
-        super().__init__(channels, network)
+    def __init__(self, data: Data, network: Network):
+        super().__init__(data, network)
         self.neighbourhood = network.neighbourhood
         # Per value log L_kk, then L_{k+f,k} / L_kk for each neighbour f.
-        each = 1 + len(offsets(self.neighbourhood, channels))
-        self.precision = _head(self.width, each * channels, bias=0.0)
+        each = 1 + len(offsets(self.neighbourhood, data.channels))
+        self.precision = _head(self.width, each * data.channels, bias=0.0)
 
     def distribution(self, loc: Tensor, factor: Tensor, features: Tensor) -> Observation:
         """Return N(μ, PPᵀ + (LLᵀ)⁻¹), or N(μ, (LLᵀ)⁻¹)."""
@@ -360,14 +398,16 @@ class SparseHead(ObservationHead):
         self.precision.bias.copy_(bias.flatten())
 
 
-def observation_head(channels: int, network: Network) -> ObservationHead:
+def observation_head(data: Data, network: Network) -> ObservationHead:
     """Make the head of the distribution that the settings ask for."""
     head = SparseHead if network.neighbourhood else LowRankHead
-    return head(channels, network)
+    return head(data, network)
 
 
 class _Rows(torch.autograd.Function):
     """Compute W f + b (batch, out, H·W) for features f (batch, H·W, width), copying neither.
+
+    The bias b is (out, 1) or (out, H·W).
 
     The gradient of f lies in memory as f does, unlike torch's own. The backward pass of what comes
     before is several times as fast where its operands lie alike.
@@ -377,7 +417,8 @@ class _Rows(torch.autograd.Function):
     def forward(ctx, weight: Tensor, bias: Tensor, features: Tensor) -> Tensor:
         ctx.save_for_backward(weight, features)
         weights = weight.expand(len(features), -1, -1)
-        return torch.baddbmm(bias[:, None], weights, features.mT)
+        ctx.shape = bias.shape
+        return torch.baddbmm(bias, weights, features.mT)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
@@ -387,13 +428,20 @@ class _Rows(torch.autograd.Function):
             grad_features = torch.bmm(grad.mT, weights)
         else:
             grad_features = torch.bmm(weights.mT, grad).mT
-        return (grad @ features).sum(0), grad.sum((0, 2)), grad_features
+        grad_bias = grad.sum((0, 2))[:, None] if ctx.shape[1] == 1 else grad.sum(0)
+        return (grad @ features).sum(0), grad_bias, grad_features
 
 
-def _rows(head: nn.Conv2d, features: Tensor) -> Tensor:
-    """Apply a 1x1 convolution to features (batch, width, H, W), and return (batch, out, H·W)."""
+def _rows(head: nn.Conv2d, features: Tensor, constant: Tensor | None = None) -> Tensor:
+    """Apply a 1x1 convolution to features (batch, width, H, W), and return (batch, out, H·W).
+
+    With a constant (out, H·W), the result is that of both, in FACTOR_UNIT.
+    """
     flat = features.permute(0, 2, 3, 1).flatten(1, 2)  # a view; contiguous if channels_last
-    return _Rows.apply(head.weight.flatten(1), head.bias, flat)
+    weight, bias = head.weight.flatten(1), head.bias[:, None]
+    if constant is not None:
+        weight, bias = FACTOR_UNIT * weight, FACTOR_UNIT * (bias + constant)
+    return _Rows.apply(weight, bias, flat)
 
 
 def _head(width: int, channels: int, bias: float) -> nn.Conv2d:

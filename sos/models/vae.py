@@ -35,12 +35,13 @@ class VAE(nn.Module):
         self.latent = network.latent
         self.encoder = Encoder(data.channels, network.width, network.latent)
         self.decoder = Decoder(data.height, data.width, network)
-        self.head = observation_head(data.channels, network)
+        self.head = observation_head(data, network)
 
     @torch.no_grad()
-    def start_mean_at(self, colour: Tensor) -> None:
-        """Set the bias of μ to one colour (C,)."""
+    def start_at(self, colour: Tensor, variance: float) -> None:
+        """Set the bias of μ to one colour (C,), and an ε that is learnt to the images' variance."""
         self.head.mean.bias.copy_(colour)
+        self.head.start_noise_at(variance)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of q(z|x) for images x in [0, 1].

@@ -31,7 +31,8 @@ def words(experiment: Experiment) -> str:
         parts = ["β-VAE"]
     else:
         parts = ["SOS-VAE" if network.latent else "no network"]
-        parts.append("learnt D" if network.diagonal is None else "fixed D")
+        kinds = {None: "learnt D", "shared": "learnt ε"}
+        parts.append(kinds.get(network.diagonal, "fixed D"))
     if objective.rank_entropy_target is not None:
         parts.append("entropy constraint")
         if objective.rank_entropy_factor != 1:
@@ -106,7 +107,8 @@ def _kind(experiment: Experiment) -> tuple:
     """Return what the time of a step depends on."""
     data, network = experiment.data, experiment.network
     size = data.height, data.width, data.channels, experiment.training.batch
-    return size, replace(network, diagonal=network.diagonal and 1.0)
+    learnt = network.diagonal in (None, "shared")
+    return size, replace(network, diagonal=network.diagonal if learnt else 1.0)
 
 
 def _measured(experiments: Sequence[Experiment], threads: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The soft constraints of equation 3, with their multipliers and damping."""
+"""The soft constraints of equation 3, with their multipliers and damping, and the plain ELBO."""
 
 import torch
 from torch import Tensor
@@ -34,3 +34,21 @@ class Constraint:
         """Move the multiplier by rate·(v - ξ), not below zero."""
         self.multiplier += self.rate * self.slack(value.detach())
         self.multiplier.clamp_(min=0)
+
+
+class Price:
+    """Hold the weight of one that the KL has in the ELBO (eq. 1), with a constraint's interface."""
+
+    def __init__(self, device: torch.device):
+        self.multiplier = torch.ones((), device=device, dtype=torch.float64)
+
+    def scale_target(self, share: float) -> None:
+        """Set the weight to a share of one, for a warm-up."""
+        self.multiplier.fill_(share)
+
+    def penalty(self, value: Tensor) -> Tensor:
+        """Return what the loss gets, the value times its weight."""
+        return self.multiplier.to(value.dtype) * value
+
+    def ascend(self, value: Tensor) -> None:
+        """Leave the weight as it is."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from sos.config import Experiment
 from sos.models import memory_format, new_model
 from sos.system import distributed, paths
-from sos.training.constraint import Constraint
+from sos.training.constraint import Constraint, Price
 from sos.training.start import RULES, subsample
 
 
@@ -19,6 +19,16 @@ def check(experiment: Experiment) -> None:
     network, training = experiment.network, experiment.training
     constrained = experiment.objective.rank_entropy_target is not None
     learnt_diagonal = network.diagonal is None and not network.neighbourhood
+    shared = network.diagonal == "shared"
+    if shared and (network.neighbourhood or constrained):
+        raise ValueError(
+            "a shared ε stands beside P alone and needs no constraint on the entropy: set "
+            "neighbourhood to 0 and rank_entropy_target to None"
+        )
+    if network.constant_factor and not (shared and network.rank):
+        raise ValueError(
+            "constant_factor needs a P beside a shared ε: give rank, and set diagonal to 'shared'"
+        )
     if training.span_gain and learnt_diagonal:
         raise ValueError("span_gain needs a fixed diagonal, D = εI; set it to 0 for a learnt D")
     if training.init_covariance and constrained and network.rank and network.diagonal is None:
@@ -43,6 +53,7 @@ class TrainingState:
     def __init__(self, experiment: Experiment, images: Tensor, device: torch.device):
         check(experiment)
         self.training, self.format = experiment.training, memory_format(experiment.network)
+        self.network, self.images = experiment.network, images
         self.vae = self._new_model(experiment, images, device)
         self.optimiser = self._new_optimiser(device)
         self.kl, self.rank_entropy = self._new_constraints(experiment, images, device)
@@ -56,7 +67,8 @@ class TrainingState:
             torch.manual_seed(experiment.training.seed)
             vae = new_model(experiment.data, experiment.network)
         # A mean that starts at the data's colour need not travel there.
-        vae.start_mean_at(subsample(images).float().mean((0, 2, 3)).to(device) / 255)
+        some = subsample(images).float()
+        vae.start_at(some.mean((0, 2, 3)).to(device) / 255, some.var(0).mean().item() / 255**2)
         return vae.to(device, memory_format=self.format)
 
     def _new_optimiser(self, device: torch.device) -> torch.optim.Adam:
@@ -67,10 +79,12 @@ class TrainingState:
 
     def _new_constraints(
         self, experiment: Experiment, images: Tensor, device: torch.device
-    ) -> tuple[Constraint, Constraint | None]:
+    ) -> tuple[Constraint | Price, Constraint | None]:
         """Make the constraints on KL ≈ ξ_KL and, if there is a target, on H ≈ ξ_H."""
         o = experiment.objective
-        kl = Constraint(o.kl_target, o.damping, o.multiplier_rate, device)
+        kl = Price(device)
+        if o.kl_target is not None:
+            kl = Constraint(o.kl_target, o.damping, o.multiplier_rate, device)
         target = o.rank_entropy_target
         if target is None:
             return kl, None
