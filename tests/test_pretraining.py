@@ -13,6 +13,7 @@ from test_training import Killed, assert_same_run, fail_at, interrupt
 
 from sos import datasets, profiles
 from sos.datasets import cache
+from sos.run import plan, prepare, workers
 from sos.system import devices, distributed, paths
 from sos.training import loop, pretraining, store, watch
 
@@ -316,3 +317,63 @@ def test_weights_that_are_not_finite_are_not_saved(quick, monkeypatch):
         monkeypatch.setattr(watch, "CHECKPOINT_EVERY", 100)
         store.load_or_train(experiment())
     assert not file(experiment()).exists()
+
+
+# ---------------------------------------------------------------------------- who begins when
+
+
+def made(e):
+    """As if the pre-training of an experiment had been saved."""
+    file(e, 1).parent.mkdir(parents=True, exist_ok=True)
+    file(e, 1).touch()
+
+
+def numbered(*changes):
+    return [experiment(name=str(k), **change) for k, change in enumerate(changes)]
+
+
+def test_others_wait_for_a_pretraining_while_there_is_something_else(quick):
+    """0, 1 and 3 have it in common; 2 and 4 have their own, and 5 none."""
+    rank, seed = {"network": {"rank": 1}}, {"training": {"seed": 1}}
+    none = {"training": {"pretraining": 0}}
+    all_ = numbered({}, rank, seed, {"objective": {"rank_entropy_target": None}}, seed, none)
+    turns = prepare.in_turn(all_, all_, 1)
+    assert [next(turns).name for _ in range(3)] == ["0", "2", "5"]
+    made(all_[0])
+    assert [next(turns).name for _ in range(2)] == ["1", "3"]
+    assert [e.name for e in turns] == ["4"]  # although that of 2 is not there
+
+
+def test_nobody_waits_without_anything_else_to_do(quick):
+    all_ = numbered({}, {"network": {"rank": 1}})
+    assert [e.name for e in prepare.in_turn(all_, all_, 1)] == ["0", "1"]
+
+
+def test_models_at_hand_and_pretrainings_at_hand_keep_their_order(quick):
+    all_ = numbered({}, {"network": {"rank": 1}}, {"training": {"seed": 1}})
+    assert [e.name for e in prepare.in_turn(all_, [all_[1]], 1)] == ["0", "1", "2"]
+    made(all_[0])
+    assert [e.name for e in prepare.in_turn(all_, all_, 1)] == ["0", "1", "2"]
+
+
+def test_tasks_are_chosen_as_workers_become_free(home):
+    """Two at a time, so that `in_turn` knows what has been saved by then."""
+    folder = home / "done"
+    folder.mkdir()
+
+    def tasks():
+        for number in range(6):
+            assert len(list(folder.iterdir())) >= number - 2
+            yield folder / str(number)
+
+    touch = lambda file, worker: file.touch()  # noqa: E731
+    assert len(list(workers.side_by_side(touch, tasks(), 2))) == 6
+
+
+def test_the_plan_counts_it_once(quick):
+    all_ = numbered({}, {"network": {"rank": 1}}, {"training": {"seed": 1}})
+    left = plan.steps_left(all_, "train", 1)
+    assert left == {"0": (2, 4), "1": (0, 4), "2": (2, 4)}
+    assert set(plan.steps_left(all_, "fresh", 1).values()) == {(2, 4)}
+    made(all_[2])
+    assert plan.steps_left(all_, "train", 1)["2"] == (0, 4)
