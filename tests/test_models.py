@@ -204,6 +204,7 @@ def test_unknown_kind_of_weights_is_named():
 def test_an_interrupted_training_goes_on(monkeypatch, runs):
     whole = store.load_or_train(experiment())
     shutil.rmtree(whole.folder)
+    shutil.rmtree(paths.CACHE / "pretraining")
     monkeypatch.setattr(watch, "CHECKPOINT_EVERY", 2)
     monkeypatch.setattr(watch, "CHECKPOINT_SECONDS", 0)
     original, calls = models.VAE.terms, iter(range(6))

@@ -84,6 +84,21 @@ def test_a_training_goes_on_with_more_processes_or_fewer(found):
     assert found["back"]["history"][:4] == found["two"][together.BROKEN]["history"][:4]
 
 
+@pytest.mark.parametrize("number", ["one", "two"])
+def test_processes_share_a_pretraining_as_one_does(found, number):
+    """All of them go on from it, or none where one cannot; the bits are the same in any case."""
+    cases = found[number]["common"]
+    taken = {name: [steps for steps, *_ in processes] for name, processes in cases.items()}
+    whole, after = list(range(together.WHOLE)), list(range(4, together.WHOLE))
+    processes = len(cases["alone"])
+    assert taken["alone"] == [whole] * processes and taken["common"] == [after] * processes
+    assert taken["unread"] == [after if processes == 1 else whole] * processes
+    (_, history, weights), *_ = cases["alone"]
+    for _, rows, others in [*cases["alone"], *cases["common"], *cases["unread"]]:
+        assert rows == history
+        assert all(torch.equal(value, others[name]) for name, value in weights.items())
+
+
 def test_statistics_are_of_all_images(found):
     one, two = found["one"]["measured"], found["two"]["measured"]
     assert one["count"] == two["count"] == together.IMAGES

@@ -1,6 +1,7 @@
 """What tests/test_parallel.py compares: run in one process, or in each of several by torchrun."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from sos.analysis import evaluation, metrics
 from sos.models.networks import BatchNorm
 from sos.system import distributed
 from sos.training import loop, store
+from sos.training.pretraining import Pretraining
 
 BATCH = 7  # not a multiple of two
 FREE = {"rank_entropy_target": None}
@@ -70,6 +72,29 @@ def break_off(folder: Path) -> None:
         loop.Run.training_step = original
 
 
+def in_common(folder: Path) -> dict:
+    """Steps and weights of a training alone, from the pre-training of another, and where it fails.
+
+    In the last case one of several processes cannot read it.
+    """
+    common = Pretraining("settings", folder / "common" / "saved.pt")
+    unread = replace(common, reuse=distributed.process_index() == 0)
+    loop.train(CASES["paper"], patterns(), folder / "first.pt", None, common)
+    second, result = experiment({"rank": 1}, batch=BATCH), {}
+    for name, shared in {"alone": None, "common": common, "unread": unread}.items():
+        steps, original = [], loop.Run.training_step
+
+        def training_step(self, *args, steps=steps, original=original):
+            steps.append(self.step)
+            return original(self, *args)
+
+        loop.Run.training_step = training_step
+        run = loop.train(second, patterns(), folder / f"{name}.pt", None, shared)
+        loop.Run.training_step = original
+        result[name] = distributed.all_gather([steps, run.history, run.vae.state_dict()])
+    return result
+
+
 def measured() -> dict:
     """Feature statistics of generated images, an image's features being some of its pixels."""
     features = lambda images: images.flatten(1)[:, ::37]  # noqa: E731
@@ -84,7 +109,7 @@ def measured() -> dict:
 
 
 def everything(folder: Path) -> dict:
-    result = {"normalised": normalised(), "measured": measured()}
+    result = {"normalised": normalised(), "measured": measured(), "common": in_common(folder)}
     result |= {name: trained(name, folder / "unbroken") for name in CASES}
     if (folder / "broken" / BROKEN).exists():
         result["resumed"] = trained(BROKEN, folder / "broken")

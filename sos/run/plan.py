@@ -14,6 +14,8 @@ from joblib import Parallel, cpu_count, delayed
 
 from sos import datasets, models
 from sos.config import Data, Experiment
+from sos.run.prepare import longest_first
+from sos.run.workers import threads_each
 from sos.system import devices
 from sos.training import loop, store
 
@@ -117,27 +119,42 @@ def _measured(experiments: Sequence[Experiment], threads: int) -> tuple[float, f
     return seconds_of_steps(experiments[0])
 
 
-def training_seconds(experiments: Sequence[Experiment]) -> dict[str, float]:
-    """Predict the seconds of each training from its last checkpoint, beside the others.
+def step_seconds(experiments: Sequence[Experiment], jobs: int) -> dict[str, tuple[float, float]]:
+    """Measure the seconds of a step of pre-training and after it, `jobs` models beside each other.
 
-    Returns {name: seconds}. A few steps of each kind of model are timed, as many kinds at once as
-    models are trained at once.
+    Returns {name: (first, other)}. A few steps of each kind of model are timed.
     """
     kinds = {}
     for experiment in experiments:
         kinds.setdefault(_kind(experiment), []).append(experiment)
-    jobs = min(len(experiments), cpu_count())
-    threads = max(1, cpu_count() // max(1, jobs))
-    tasks = (delayed(_measured)(group, threads) for group in kinds.values())
+    tasks = (delayed(_measured)(group, threads_each(jobs)) for group in kinds.values())
     found = dict(zip(kinds, Parallel(n_jobs=jobs)(tasks), strict=True))
-    result = {}
+    return {e.name: found[_kind(e)] for e in experiments}
+
+
+def steps_left(
+    experiments: Sequence[Experiment], weights: str, threads: int
+) -> dict[str, tuple[int, int]]:
+    """Count the steps of pre-training and after it that each training has left.
+
+    Returns {name: (early, late)}. Pre-training that several have in common counts for the first.
+    """
+    result, shared = {}, set()
     for experiment in experiments:
-        first, other = found[_kind(experiment)]
-        begun = store.steps_done(experiment, "train")
-        early = max(0, experiment.training.pretraining - begun)
-        late = experiment.training.steps - max(begun, experiment.training.pretraining)
-        result[experiment.name] = early * first + late * other
+        run, begun = experiment.training, store.steps_done(experiment, weights)
+        common = store.pretraining_of(experiment, threads)
+        if common is not None and not begun and weights != "fresh":
+            if common.file in shared or common.file.exists():
+                begun = run.pretraining
+            shared.add(common.file)
+        early = max(0, run.pretraining - begun)
+        result[experiment.name] = early, run.steps - max(begun, run.pretraining)
     return result
+
+
+def cost(steps: tuple[int, int], seconds: tuple[float, float]) -> float:
+    """Compute the seconds of so many steps of pre-training and after it."""
+    return steps[0] * seconds[0] + steps[1] * seconds[1]
 
 
 def scheduled(seconds: Sequence[float], jobs: int) -> float:
@@ -149,25 +166,34 @@ def scheduled(seconds: Sequence[float], jobs: int) -> float:
 
 
 def estimate(
-    experiments: Sequence[Experiment], untrained: Sequence[Experiment], notebooks: float
+    experiments: Sequence[Experiment],
+    untrained: Sequence[Experiment],
+    notebooks: float,
+    weights: str = "train",
 ) -> Estimate:
     """Estimate how long images, models and notebooks take here, from timings and records.
 
     The time to evaluate a model is the recorded one of the released weights, times the ratio of
-    training seconds here and there. `notebooks` are the recorded seconds of the notebooks.
+    training seconds here and there. `notebooks` are the recorded seconds of the notebooks. With
+    the `weights` "fresh" no pre-training is shared.
     """
     if devices.device().type != "cpu" or not untrained:
         return Estimate(0.0, None if untrained else 0.0, notebooks)
-    trained = training_seconds(untrained)
-    records = {e.name: store.recorded_seconds(e, "released") for e in untrained}
-    ratios = [trained[name] / record for name, record in records.items() if record]
+    ordered, jobs = longest_first(untrained), min(len(untrained), cpu_count())
+    seconds = step_seconds(ordered, jobs)
+    left = steps_left(ordered, weights, threads_each(jobs))
+    runs = {e.name: e.training for e in ordered}
+    whole = {n: (run.pretraining, run.steps - run.pretraining) for n, run in runs.items()}
+    records = {e.name: store.recorded_seconds(e, "released") for e in ordered}
+    ratios = [cost(whole[n], seconds[n]) / record for n, record in records.items() if record]
     ratio = statistics.median(ratios) if ratios else 1.0
     work = []
-    for experiment in sorted(untrained, key=lambda e: -e.network.rank):  # as `prepare_all`
+    for experiment in ordered:
         measuring = store.recorded_seconds(experiment, "released", "evaluation.json") or 0.0
-        work.append(trained[experiment.name] + ratio * measuring)
+        trained = cost(left[experiment.name], seconds[experiment.name])
+        work.append(trained + ratio * measuring)
     images = sum(map(_seconds_of_images, dict.fromkeys(e.data for e in experiments)))
-    return Estimate(images, scheduled(work, min(len(work), cpu_count())), notebooks)
+    return Estimate(images, scheduled(work, jobs), notebooks)
 
 
 def _seconds_of_images(data: Data) -> float:
@@ -185,15 +211,20 @@ def _seconds_of_images(data: Data) -> float:
 
 
 def bytes_needed(experiments: Sequence[Experiment], untrained: Sequence[Experiment]) -> int:
-    """Estimate the bytes of the cache: images twice while they are made, and checkpoints."""
-    total = ROOM
+    """Estimate the bytes of the cache: images twice while they are made, and trainings."""
+    total, shared = ROOM, set()
     for data in dict.fromkeys(e.data for e in experiments):
         each = data.height * data.width * data.channels
         total += 2 * each * sum(missing_images(data, split) for split in datasets.FIRST_INDEX)
     for experiment in untrained:
         with torch.device("meta"):
             model = models.new_model(experiment.data, experiment.network)
-        total += 4 * 4 * sum(p.numel() for p in model.parameters())  # with Adam's two moments
+        parameters = sum(p.numel() for p in model.parameters())
+        total += 4 * 4 * parameters  # with Adam's two moments
+        common = store.pretraining_of(experiment)
+        if common is not None and common.file not in shared:
+            shared.add(common.file)
+            total += 3 * 4 * parameters
     return total
 
 

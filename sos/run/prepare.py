@@ -3,13 +3,13 @@
 Under torchrun or accelerate all processes work on one model after the other instead.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 
 from sos import datasets
 from sos.analysis import evaluation
 from sos.config import Evaluation, Experiment
-from sos.run.workers import Worker, at_once, side_by_side
+from sos.run.workers import Worker, at_once, side_by_side, threads_each
 from sos.system import distributed, progress
 from sos.training import store
 
@@ -25,13 +25,12 @@ def prepare_all(
     `finished` is called with the name of each model when it is done. On a CPU each model gets a
     core, because small networks use two cores badly.
     """
-    # The longest trainings first, so that no core waits for long at the end.
-    ordered = sorted(experiments, key=lambda experiment: -experiment.network.rank)
+    ordered = longest_first(experiments)
     several = distributed.world_size() > 1
     jobs = 1 if several else at_once(len(ordered))
     if several or jobs > 1:  # images are made by all cores, before they part
-        untrained = [e.data for e in ordered if store.find(e, weights) is None]
-        splits = [(data, "train") for data in untrained] + [(e.data, "test") for e in ordered]
+        untrained = [e for e in ordered if store.find(e, weights) is None]
+        splits = [(e.data, "train") for e in untrained] + [(e.data, "test") for e in ordered]
         for data, split in dict.fromkeys(splits):
             try:
                 with distributed.main_process_first():
@@ -39,13 +38,40 @@ def prepare_all(
             except Exception:  # reported by every model that needs them; others are trained
                 if several:
                     raise
-    errors = {}
+    errors, tasks = {}, ordered
+    if jobs > 1 and weights != "fresh":
+        tasks = in_turn(ordered, untrained, threads_each(jobs))
     run = partial(prepare, weights=weights, settings=settings)
-    for name, error in side_by_side(run, ordered, jobs):
+    for name, error in side_by_side(run, tasks, jobs):
         finished(name)
         if error is not None:
             errors[name] = error
     return {e.name: errors[e.name] for e in ordered if e.name in errors}
+
+
+def longest_first(experiments: Iterable[Experiment]) -> list[Experiment]:
+    """Sort experiments such that no core waits for long at the end."""
+    return sorted(experiments, key=lambda experiment: -experiment.network.rank)
+
+
+def in_turn(
+    ordered: Sequence[Experiment], untrained: Collection[Experiment], threads: int
+) -> Iterator[Experiment]:
+    """Yield experiments in this order, but later where another is at their common pre-training.
+
+    This is decided when the next is asked for, and `threads` are those of a worker. No worker ever
+    waits: where nothing else is left to begin, the same pre-training is done twice.
+    """
+    shared = {e.name: store.pretraining_of(e, threads) for e in untrained}
+    files = {name: pretraining.file for name, pretraining in shared.items() if pretraining}
+    left, begun = list(ordered), set()
+    while left:
+        ready = (e for e in left if (file := files.get(e.name)) not in begun or file.exists())
+        chosen = next(ready, left[0])
+        left.remove(chosen)
+        if chosen.name in files:
+            begun.add(files[chosen.name])
+        yield chosen
 
 
 def prepare(

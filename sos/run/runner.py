@@ -253,7 +253,8 @@ def print_estimate(args: argparse.Namespace, notebooks: list[Notebook], experime
         return None
     if to_train:
         print("timing a few steps of each kind of model ...", flush=True)
-    found = plan.estimate(experiments, to_train, seconds)
+    weights = "fresh" if args.fresh else args.weights
+    found = plan.estimate(experiments, to_train, seconds, weights)
     if found.total is None:
         print(flush=True)
         return None

@@ -47,18 +47,27 @@ def at_once(tasks: int) -> int:
     return 1 if device().type == "cuda" else min(tasks, cpu_count())
 
 
+def threads_each(jobs: int) -> int:
+    """Return how many threads each of so many tasks gets beside the others."""
+    from joblib import cpu_count
+
+    return max(1, cpu_count() // max(1, jobs))
+
+
 def side_by_side(run: Callable, tasks: Iterable, jobs: int) -> Iterator:
     """Call run(task, worker) for every task, `jobs` at a time; yield results as they come.
 
-    With one job all calls happen in this process, and `worker` is None.
+    Tasks are taken from the iterable as workers become free, at most `jobs` of them at a time. With
+    one job all calls happen in this process, and `worker` is None.
     """
     if jobs < 2:
         yield from (run(task, None) for task in tasks)
         return
-    from joblib import Parallel, cpu_count, delayed
+    from joblib import Parallel, delayed
 
-    worker = Worker(os.getpid(), max(1, cpu_count() // jobs), jobs)
+    worker = Worker(os.getpid(), threads_each(jobs), jobs)
     calls = (delayed(run)(task, worker) for task in tasks)
     with warnings.catch_warnings():  # joblib restarts workers whose memory has grown
         warnings.filterwarnings("ignore", "A worker stopped", UserWarning)
-        yield from Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
+        one_by_one = {"pre_dispatch": jobs, "batch_size": 1}
+        yield from Parallel(jobs, return_as="generator_unordered", **one_by_one)(calls)

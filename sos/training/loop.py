@@ -10,7 +10,8 @@ from sos.config import Experiment, Training
 from sos.models.vae import Terms
 from sos.system import devices, distributed
 from sos.system.devices import generator, precision
-from sos.training import cuda_graph
+from sos.training import cuda_graph, pretraining
+from sos.training.pretraining import Pretraining
 from sos.training.start import init_covariance
 from sos.training.state import TrainingState
 from sos.training.watch import watched
@@ -20,11 +21,17 @@ WARM_UP = 50  # steps
 
 
 def train(
-    experiment: Experiment, images: Tensor, checkpoint: Path, validation: Tensor | None = None
+    experiment: Experiment,
+    images: Tensor,
+    checkpoint: Path,
+    validation: Tensor | None = None,
+    shared: Pretraining | None = None,
 ) -> "Run":
     """Train on uint8 `images` (N, C, H, W), saving the state to the file `checkpoint`.
 
     For a bare model, whose log-density needs no code z, `validation` images are measured along.
+    A new training goes on from the `shared` pre-training if another has saved it, and otherwise
+    saves it for others. It ends with the same weights either way.
 
     Called again after any interruption, even SIGKILL, it goes on from the last checkpoint and ends
     with the same weights as an unbroken run (same machine, same number of threads). Raises
@@ -38,7 +45,9 @@ def train(
     run = Run(experiment, images, device)
     if checkpoint.exists():
         run.restore(checkpoint)
-    watching = watched(experiment.name, run, checkpoint, validation)
+    elif shared is not None:
+        pretraining.start(run, shared)
+    watching = watched(experiment.name, run, checkpoint, validation, shared)
     with cuda_graph.stream(device), watching as watch:
         while run.step < training.steps and run.stopped is None:
             mean_only = run.step < training.pretraining

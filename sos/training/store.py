@@ -16,9 +16,11 @@ from torch import Tensor
 
 from sos import datasets, models
 from sos.config import Experiment
+from sos.models.networks import DIAGONAL_FLOOR
 from sos.models.vae import VAE
 from sos.system import devices, distributed, paths
-from sos.training import loop
+from sos.training import loop, watch
+from sos.training.pretraining import Pretraining
 from sos.training.state import checkpoint_step
 
 CACHE = paths.CACHE / "models"
@@ -59,6 +61,47 @@ def cache_key(experiment: Experiment) -> str:
     return f"{experiment.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
+# Settings that only act after pre-training, where the mean of N(μ, εI) is trained and nothing but
+# the KL is constrained. What is not named here counts.
+AFTER_PRETRAINING = {
+    "network": ("rank", "diagonal", "neighbourhood"),
+    "objective": (
+        "rank_entropy_target",
+        "rank_entropy_factor",
+        "entropy_damping",
+        "entropy_multiplier_rate",
+    ),
+    "training": ("steps", "decay", "init_covariance", "span_gain"),
+}
+
+
+def pretraining_of(
+    experiment: Experiment, threads: int | None = None, reuse: bool = True
+) -> Pretraining | None:
+    """Return the pre-training of a training on `threads`, by default as many as this process has.
+
+    Returns None where there is none to be shared. Bare models are left out, because theirs takes
+    less than a second. So is what ends between two rows of the history, because `stop_at_variance`
+    may have to go back to the weights of the last row.
+    """
+    network, steps = experiment.network, experiment.training.pretraining
+    if not (network.latent and 0 < steps < experiment.training.steps) or steps % watch.LOG_EVERY:
+        return None
+    settings = asdict(experiment)
+    del settings["name"]
+    for group, names in AFTER_PRETRAINING.items():
+        for name in names:
+            del settings[group][name]
+    settings["data"] = datasets.cache_key(experiment.data, "train")
+    settings["epsilon"] = DIAGONAL_FLOOR if network.diagonal is None else network.diagonal
+    settings["version"] = loop.VERSION
+    settings |= machine() | {"processes": distributed.world_size()}
+    settings["threads"] = threads or settings["threads"]
+    text = json.dumps(settings, sort_keys=True)
+    name = f"{experiment.data.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt"
+    return Pretraining(text, paths.CACHE / "pretraining" / name, reuse)
+
+
 WEIGHTS = ("released", "train", "fresh")
 
 
@@ -81,8 +124,9 @@ def load_or_train(experiment: Experiment, weights: str = "released") -> Model:
     """Load released weights or a cached training, or else train, from where it was stopped.
 
     `weights="train"` passes over the released weights, and "fresh" over the cache too: a new
-    training then takes the cached one's place once it is finished. A model whose file does not
-    match its recorded SHA-256 is refused with an error that names it.
+    training then takes the cached one's place once it is finished. Only "fresh" also repeats a
+    pre-training that another model had. A model whose file does not match its recorded SHA-256 is
+    refused with an error that names it.
     """
     folder = distributed.broadcast(find(experiment, weights))
     if folder is None:
@@ -95,7 +139,8 @@ def load_or_train(experiment: Experiment, weights: str = "released") -> Model:
             validation = None
             if not experiment.network.latent:
                 validation = torch.tensor(datasets.load_split(experiment.data, "validation").images)
-        run = loop.train(experiment, images, growing / "checkpoint.pt", validation)
+        shared = pretraining_of(experiment, reuse=weights != "fresh")
+        run = loop.train(experiment, images, growing / "checkpoint.pt", validation, shared)
         with distributed.main_process_first():
             if distributed.process_index() == 0:
                 save(experiment, run, folder)

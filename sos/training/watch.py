@@ -10,6 +10,8 @@ from torch import Tensor
 from sos.models.bare import log_density
 from sos.system import distributed
 from sos.system.progress import tqdm
+from sos.training import pretraining
+from sos.training.pretraining import Pretraining
 from sos.training.state import TrainingState
 
 LOG_EVERY = 10  # steps between rows of the history
@@ -20,8 +22,17 @@ CHECKPOINT_SECONDS = 20.0  # at least between two of them: hundreds of megabytes
 class Watch:
     """Log, stop and save a training when called after each step with its terms."""
 
-    def __init__(self, state: TrainingState, checkpoint: Path, validation: Tensor | None, bar):
+    def __init__(
+        self,
+        state: TrainingState,
+        checkpoint: Path,
+        validation: Tensor | None,
+        shared: Pretraining | None,
+        bar,
+    ):
         self.state, self.checkpoint, self.validation, self.bar = state, checkpoint, validation, bar
+        # What was resumed may have begun with another number of threads, and so with other bits.
+        self.shared = shared if state.step == 0 else None
         self.saved = time.perf_counter()
         self.began = self.saved - state.seconds
 
@@ -35,6 +46,8 @@ class Watch:
             self.log(terms)
         if over or self.is_checkpoint_due():
             self.save()
+        if self.shared is not None and self.state.step == self.state.training.pretraining:
+            self.share()
 
     def log(self, terms) -> None:
         """Add a row to the history and show it."""
@@ -59,10 +72,20 @@ class Watch:
         if distributed.process_index() == 0:
             self.state.save(self.checkpoint)
 
+    def share(self) -> None:
+        """Save the end of pre-training for other trainings, which the main process does."""
+        self.state.seconds = time.perf_counter() - self.began
+        if distributed.process_index() == 0 and self.state.weights_are_finite():
+            pretraining.save(self.state, self.shared)
+
 
 @contextmanager
 def watched(
-    name: str, state: TrainingState, checkpoint: Path, validation: Tensor | None
+    name: str,
+    state: TrainingState,
+    checkpoint: Path,
+    validation: Tensor | None,
+    shared: Pretraining | None,
 ) -> Iterator[Watch]:
     """Watch a training from its first step to its last, with a bar of this name."""
     quiet = distributed.process_index() > 0
@@ -70,7 +93,7 @@ def watched(
     state.vae.train()
     state.remember()
     with tqdm(desc=name, initial=state.step, total=total, unit="step", disable=quiet) as bar:
-        watch = Watch(state, checkpoint, validation, bar)
+        watch = Watch(state, checkpoint, validation, shared, bar)
         yield watch
     state.seconds = time.perf_counter() - watch.began
     state.vae.eval()
