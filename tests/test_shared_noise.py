@@ -11,8 +11,9 @@ from test_training import experiment, one_processor, patterns, train  # noqa: F4
 
 from sos.distributions.low_rank_normal import LowRankNormal
 from sos.models import networks, new_model
-from sos.training import loop, start
+from sos.training import loop, start, store
 from sos.training.constraint import Price
+from sos.training.pretraining import Pretraining
 
 SHARED = {"diagonal": "shared", "constant_factor": True}
 PLAIN = {"kl_target": None, "rank_entropy_target": None}
@@ -163,3 +164,31 @@ def test_noise_is_never_less_than_that_of_rounding():
     assert vae.head.shared_variance().item() == networks.ROUNDING
     within_one_level = np.linspace(-0.5, 0.5, 200_001) / 255
     assert math.isclose(networks.ROUNDING, within_one_level.var(), rel_tol=1e-4)
+
+
+def test_dequantised_images_are_uniform_within_their_levels():
+    training = replace(shared().training, dequantise=True, flip=False)
+    images = patterns()
+    parts = [loop.batch(images, step, training) for step in range(5)]
+    rounded = [loop.batch(images, step, replace(training, dequantise=False)) for step in range(5)]
+    rests = 255 * (torch.cat(parts) - torch.cat(rounded))
+    assert rests.abs().max() < 0.501
+    assert rests.var().item() == pytest.approx(1 / 12, rel=0.03)
+    assert torch.equal(parts[3], loop.batch(images, 3, training))
+
+
+def test_models_of_one_shared_noise_have_one_pre_training(tmp_path):
+    """σ-VAE and SOS-VAE: the second goes on from where the first released its covariance."""
+    both = [
+        shared({"rank": rank, "constant_factor": bool(rank)}, pretraining=10) for rank in (0, 2)
+    ]
+    found = {store.pretraining_of(e).file for e in both}
+    assert len(found) == 1
+    common = Pretraining("settings", tmp_path / "common.pt")
+    loop.train(both[0], patterns(), tmp_path / "0" / "checkpoint.pt", shared=common)
+    second = loop.train(both[1], patterns(), tmp_path / "1" / "checkpoint.pt", shared=common)
+    alone = loop.train(both[1], patterns(), tmp_path / "alone" / "checkpoint.pt")
+    for one, other in zip(
+        second.vae.state_dict().values(), alone.vae.state_dict().values(), strict=True
+    ):
+        assert torch.equal(one, other)

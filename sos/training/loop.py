@@ -108,6 +108,9 @@ def batch(images: Tensor, step: int, training: Training) -> Tensor:
     if training.flip:
         coins = torch.rand(len(x), generator=generator("flip", training.seed, step)) < 0.5
         x = torch.where(coins.to(x.device)[:, None, None, None], x.flip(-1), x)
+    if training.dequantise:  # within the level that each value was rounded to
+        noise = torch.rand(x.shape, generator=generator("dequantise", training.seed, step)) - 0.5
+        x = x + noise.to(x.device) / 255
     return x
 
 

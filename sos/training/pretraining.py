@@ -14,7 +14,8 @@ import torch
 
 from sos.system import distributed, paths
 
-ACTING = ("encoder.", "decoder.", "head.mean.")  # parts of a model that N(μ, εI) comes from
+# Parts of a model that N(μ, εI) comes from; the last where ε is learnt.
+ACTING = ("encoder.", "decoder.", "head.mean.", "head.log_variance")
 
 log = logging.getLogger(__name__)
 

@@ -41,8 +41,10 @@ class Model:
 # that older models keep theirs.
 YOUNGER = {
     ("network", "neighbourhood"): 0,
+    ("network", "constant_factor"): False,
     ("objective", "rank_entropy_factor"): 1.0,
     ("training", "stop_at_variance"): None,
+    ("training", "dequantise"): False,
 }
 
 
@@ -64,7 +66,7 @@ def cache_key(experiment: Experiment) -> str:
 # Settings that only act after pre-training, where the mean of N(μ, εI) is trained and nothing but
 # the KL is constrained. What is not named here counts.
 AFTER_PRETRAINING = {
-    "network": ("rank", "diagonal", "neighbourhood"),
+    "network": ("rank", "diagonal", "neighbourhood", "constant_factor"),
     "objective": (
         "rank_entropy_target",
         "rank_entropy_factor",
