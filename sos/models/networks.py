@@ -22,7 +22,9 @@ HEAD_STD = 1e-5  # standard deviation of the heads' initial weights: predictions
 TEMPLATE_STD = 0.2  # several times what z adds to the grid at first
 DIAGONAL_FLOOR = REFERENCE  # a learnt variance is softplus(·) + this
 ROUNDING = 1 / (12 * 255**2)  # the variance of 8-bit rounding, below which no shared ε falls
-FACTOR_UNIT = 0.1  # of P with a constant: Adam's steps are that much smaller, as its entries are
+# Units of parameters, by which Adam's steps are multiplied: P's entries are small, where P has a
+# constant, and log ε has far to go.
+FACTOR_UNIT, NOISE_UNIT = 0.1, 10.0
 # Smooth limits of log L_kk: conditional standard deviations from 150 down to 0.0025.
 LOG_DIAG = (-5.0, 6.0)
 
@@ -311,19 +313,19 @@ class LowRankHead(ObservationHead):
         learnt = network.diagonal is None
         self.variance = _head(self.width, data.channels, inverse_softplus) if learnt else None
         shared = network.diagonal == "shared"
-        self.log_variance = nn.Parameter(torch.tensor([math.log(0.05)])) if shared else None
+        self.log_variance = nn.Parameter(torch.zeros(1)) if shared else None
 
     def shared_variance(self) -> float | Tensor:
         """Return ε: the fixed one, or the learnt one (1,) in float64."""
         if self.log_variance is None:
             return self.epsilon
-        return ROUNDING + self.log_variance.double().exp()
+        return ROUNDING + (NOISE_UNIT * self.log_variance.double()).exp()
 
     @torch.no_grad()
     def start_noise_at(self, variance: float) -> None:
         """Set a shared ε, where it is learnt, to a variance; otherwise do nothing."""
         if self.log_variance is not None:
-            self.log_variance.fill_(math.log(max(variance - ROUNDING, ROUNDING)))
+            self.log_variance.fill_(math.log(max(variance - ROUNDING, ROUNDING)) / NOISE_UNIT)
 
     @torch.no_grad()
     def start_at_residuals(self, axes: Tensor, variance: float) -> None:

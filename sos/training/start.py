@@ -120,7 +120,10 @@ def start_at_residuals(state) -> None:
             noise = torch.randn(mean.shape, generator=stream).to(mean)
             p = vae.decode(mean + std * noise, mean_only=True)
         residuals.append((x.flatten(1) - p.loc).cpu())
-    pca = _principal_components(torch.cat(residuals).numpy(), vae.head.rank)
-    lengths = np.sqrt(np.maximum(pca.explained_variance_ - pca.noise_variance_, 0))
-    axes = torch.from_numpy(lengths[:, None] * pca.components_)
-    vae.head.start_at_residuals(axes, float(pca.noise_variance_))
+    flat, rank = torch.cat(residuals).numpy(), vae.head.rank
+    pca = _principal_components(flat, rank)
+    values = pca.explained_variance_ * (len(flat) - 1) / len(flat)
+    # Of all S - R other directions; scikit-learn counts no more than there are images.
+    variance = (flat.var(axis=0).sum() - values.sum()) / max(1, flat.shape[1] - rank)
+    axes = np.sqrt(np.maximum(values - variance, 0))[:, None] * pca.components_
+    vae.head.start_at_residuals(torch.from_numpy(axes), float(variance))
