@@ -46,7 +46,7 @@ CHUNK = 1024  # pixels per chunk: one Gram matrix of all would keep few cores bu
 PADDING = 8  # keeps the rows of a block from falling on the same cache sets
 # Where products run in float32: D = εI, on a CPU, and a loss of at most 0.02 nats. A Gram matrix,
 # summed in float64 over chunks, loses up to 2e-6 of itself where rows have equal values, whose
-# roundings all go one way, but 1e-9 to 3e-8 with images and noise. What is lost is therefore
+# roundings all go one way, but 1e-9 to 2e-7 with noise and images. What is lost is therefore
 # measured on the first of many items, with a margin for the others, up to a limit of 5 nats that
 # none could pass. A few items have to be safe whatever they are.
 SINGLE_ERROR = 2e-6

@@ -50,8 +50,18 @@ def prepare_all(
 
 
 def longest_first(experiments: Iterable[Experiment]) -> list[Experiment]:
-    """Sort experiments such that no core waits for long at the end."""
-    return sorted(experiments, key=lambda experiment: -experiment.network.rank)
+    """Sort experiments such that no core waits for long at the end: the short ones come last."""
+    return sorted(experiments, key=lambda experiment: -_size(experiment))
+
+
+def _size(experiment: Experiment) -> int:
+    """Return a number to which the time of a training is roughly proportional."""
+    data, network, training = experiment.data, experiment.network, experiment.training
+    # Of each pixel: the trunk's channels, and what is predicted of P and of L, which takes longer
+    # than P and is slow to sample.
+    features = 8 * network.width + data.channels * (network.rank + 20 * network.neighbourhood)
+    items = training.batch if network.latent else 1  # a bare model has one P for all images
+    return training.steps * items * data.height * data.width * features
 
 
 def in_turn(
