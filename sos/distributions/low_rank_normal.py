@@ -678,10 +678,11 @@ class LowRankNormal(Distribution):
 
     loc (..., S); cov_factor (..., S, R) of any strides, R = 0 and R >= S included; cov_diag a
     number, (), (..., 1) or (..., S). Batch shapes broadcast. Memory beyond the arguments: small
-    blocks, and the gradients. `log_prob`, entropies and KL are float64, everything else has the
-    dtype of loc and cov_factor, where they differ the larger, also under autocast. Raises
-    ValueError for wrong shapes and, unless validate_args is False, for values that are not finite
-    (cov_diag: positive).
+    blocks, and the gradients. `log_prob` brings the rank entropy along: `entropy` costs nothing
+    more after it, while in the other order each reads P. `log_prob`, entropies and KL are float64,
+    everything else has the dtype of loc and cov_factor, where they differ the larger, also under
+    autocast. Raises ValueError for wrong shapes and, unless validate_args is False, for values that
+    are not finite (cov_diag: positive).
     """
 
     arg_constraints = {}  # checked here in one pass each, with messages that say what to do
