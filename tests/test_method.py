@@ -30,7 +30,9 @@ def test_its_losses_and_multipliers_are_the_packages(cell, monkeypatch, capsys):
     monkeypatch.setattr(devices, "device", lambda: torch.device("cpu"))
     monkeypatch.setattr(devices, "has_fast_bfloat16", lambda device: False)
     experiment = profiles.profile("smoke").experiments["faces-sos"]
-    images = torch.randint(0, 256, (10, 3, 32, 32), dtype=torch.uint8)
+    # Always the same, because with some images Adam makes much of a gradient's last digits.
+    fixed = torch.Generator().manual_seed(2)
+    images = torch.randint(0, 256, (10, 3, 32, 32), dtype=torch.uint8, generator=fixed)
     x = images.float() / 255
 
     class Sampling:

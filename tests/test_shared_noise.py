@@ -150,6 +150,7 @@ def test_it_goes_on_after_an_interruption_as_if_there_had_been_none(tmp_path):
     ({}, {"kl_target": None, "rank_entropy_target": 3.0}, "no constraint on the entropy"),
     ({"diagonal": 1e-2}, PLAIN, "beside a shared"),
     ({"rank": 0}, PLAIN, "give rank"),
+    ({"diagonal": "Shared"}, PLAIN, "diagonal is 'Shared'"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_refused(network, objective, message):
     with pytest.raises(ValueError, match=message):

@@ -20,6 +20,11 @@ def check(experiment: Experiment) -> None:
     constrained = experiment.objective.rank_entropy_target is not None
     learnt_diagonal = network.diagonal is None and not network.neighbourhood
     shared = network.diagonal == "shared"
+    if isinstance(network.diagonal, str) and not shared:
+        raise ValueError(
+            f"diagonal is {network.diagonal!r}; expected ε as a number, 'shared' to learn it, or "
+            f"None to learn a diagonal"
+        )
     if shared and (network.neighbourhood or constrained):
         raise ValueError(
             "a shared ε stands beside P alone and needs no constraint on the entropy: set "
