@@ -45,9 +45,8 @@ def simulator(version=1):
     return SimpleNamespace(VERSION=version, CHANNELS=3, FACTORS=("nothing",), render=render)
 
 
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    """Empty folders for cached and released models, and trainings that are quick and alike."""
+def isolate(tmp_path, monkeypatch):
+    """Empty folders for cached and released models, images of noise, one kind of device."""
     monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(paths, "RELEASED", tmp_path / "released")
     monkeypatch.setattr(store, "CACHE", tmp_path / "cache" / "models")
@@ -55,6 +54,12 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "cpu_count", lambda: 1)
     monkeypatch.setattr(cache, "tqdm", partial(cache.tqdm, disable=True))
     monkeypatch.setattr(devices, "device", lambda: torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """Folders of its own, and trainings that are quick and alike."""
+    isolate(tmp_path, monkeypatch)
     monkeypatch.setattr(devices, "has_fast_bfloat16", lambda device: False)
     monkeypatch.setattr(watch, "LOG_EVERY", 2)
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)

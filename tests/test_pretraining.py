@@ -4,15 +4,13 @@ import io
 import logging
 import math
 import shutil
-from functools import partial
 
 import pytest
 import torch
-from test_models import experiment, fields, other, simulator
+from test_models import experiment, fields, isolate, other
 from test_training import Killed, assert_same_run, fail_at, interrupt
 
-from sos import datasets, profiles
-from sos.datasets import cache
+from sos import profiles
 from sos.run import plan, prepare, workers
 from sos.system import devices, distributed, paths
 from sos.training import loop, pretraining, store, watch
@@ -22,14 +20,8 @@ SMOKE = profiles.PROFILES["smoke"].experiments
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
-    """Empty folders, images of noise, and one kind of device; its kernels are the usual ones."""
-    monkeypatch.setattr(paths, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(paths, "RELEASED", tmp_path / "released")
-    monkeypatch.setattr(store, "CACHE", tmp_path / "cache" / "models")
-    monkeypatch.setitem(datasets.SIMULATORS, "faces", simulator())
-    monkeypatch.setattr(cache, "cpu_count", lambda: 1)
-    monkeypatch.setattr(cache, "tqdm", partial(cache.tqdm, disable=True))
-    monkeypatch.setattr(devices, "device", lambda: torch.device("cpu"))
+    """Folders of its own; the kernels are the usual ones."""
+    isolate(tmp_path, monkeypatch)
     return tmp_path
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sos.analysis import metrics, pca
 from sos.distributions.low_rank_normal import LowRankNormal
+from sos.models.vae import kl_from_prior
 from sos.system.progress import tqdm
 
 CODES = 50  # codes decoded at a time
@@ -132,8 +133,7 @@ def _weighed(vae, x: Tensor, count: int, generator, codes: int) -> tuple[Tensor,
     likelihood = torch.cat([vae.decode(code).log_prob(flat[at]) for code, at in parts])
     mean, std, z, noise = (part.double() for part in (mean, std, z, noise))
     ratio = 0.5 * (noise.square() - z.square()).sum(2) + std.log().sum(1)[:, None]
-    kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(1)
-    return likelihood.double().view(len(x), count), ratio, kl
+    return likelihood.double().view(len(x), count), ratio, kl_from_prior(mean, std)
 
 
 def elbo(vae, x: Tensor, count: int = 1, generator: torch.Generator | None = None) -> Tensor:

@@ -327,10 +327,7 @@ def _gradients(
         need_diag = False
     if single:
         _single_gradients(value - loc, factor, matrix, twice, part, grad_factor, grad_residual)
-        if need_loc:
-            torch.neg(grad_residual, out=grad_loc)
-        return grads
-    for place, block, scratch in _float64_blocks(factor, value, loc):
+    for place, block, scratch in () if single else _float64_blocks(factor, value, loc):
         at = place.items
         inverse = None if isotropic else place.view(diag).double().reciprocal()
         if need_factor or together:

@@ -40,8 +40,8 @@ class BareNormal(nn.Module):
         self.log_variance = nn.Parameter(start) if network.diagonal is None else None
 
     @torch.no_grad()
-    def start_at(self, colour: Tensor, variance: float) -> None:
-        """Set μ to one colour (C,) everywhere; the images' variance is not needed."""
+    def start_mean_at(self, colour: Tensor) -> None:
+        """Set μ to one colour (C,) everywhere."""
         self.mean.copy_(colour[:, None, None].expand(self.image_shape).flatten())
 
     def distribution(self, mean_only: bool = False) -> LowRankNormal:

@@ -259,10 +259,6 @@ class ObservationHead(nn.Module):
         """Return ε of the mean-only phase, and of D = εI."""
         return self.epsilon
 
-    @torch.no_grad()
-    def start_noise_at(self, variance: float) -> None:
-        """Set a shared ε, where it is learnt, to a variance; otherwise do nothing."""
-
     def distribution(self, loc: Tensor, factor: Tensor, features: Tensor) -> Observation:
         """Return the distribution around `loc` (batch, S) with the factor P (batch, S, R)."""
         raise NotImplementedError
@@ -323,9 +319,8 @@ class LowRankHead(ObservationHead):
 
     @torch.no_grad()
     def start_noise_at(self, variance: float) -> None:
-        """Set a shared ε, where it is learnt, to a variance; otherwise do nothing."""
-        if self.log_variance is not None:
-            self.log_variance.fill_(math.log(max(variance - ROUNDING, ROUNDING)) / NOISE_UNIT)
+        """Set a shared ε, which is learnt, to a variance."""
+        self.log_variance.fill_(math.log(max(variance - ROUNDING, ROUNDING)) / NOISE_UNIT)
 
     @torch.no_grad()
     def start_at_residuals(self, axes: Tensor, variance: float) -> None:

@@ -21,6 +21,11 @@ class Terms:
     variance: Tensor | None = None  # mean of diag(PPᵀ + D), for the record; None with a sparse L
 
 
+def kl_from_prior(mean: Tensor, std: Tensor) -> Tensor:
+    """Compute KL[N(m, diag(s²)) ‖ N(0, I)] of m and s (batch, latent), in nats: (batch,)."""
+    return 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(1)
+
+
 class VAE(nn.Module):
     """Model images by q(z|x) and p(y|z) = N(μ(z), P(z)P(z)ᵀ + D(z)) (§3.3).
 
@@ -38,10 +43,9 @@ class VAE(nn.Module):
         self.head = observation_head(data, network)
 
     @torch.no_grad()
-    def start_at(self, colour: Tensor, variance: float) -> None:
-        """Set the bias of μ to one colour (C,), and an ε that is learnt to the images' variance."""
+    def start_mean_at(self, colour: Tensor) -> None:
+        """Set the bias of μ to one colour (C,)."""
         self.head.mean.bias.copy_(colour)
-        self.head.start_noise_at(variance)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of q(z|x) for images x in [0, 1].
@@ -74,7 +78,7 @@ class VAE(nn.Module):
         mean, std = self.encode(x)  # q(z|x)
         p = self.decode(mean + std * noise, mean_only)  # p(y|z)
         log_prob, entropy, variance = p.training_terms(x.flatten(1), span_gain)
-        kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(1)
+        kl = kl_from_prior(mean, std)
         error = (x.flatten(1) - p.loc.detach()).square().mean()
         return Terms(-log_prob.mean(), kl.mean(), entropy.mean(), error, variance)
 

@@ -73,7 +73,9 @@ class TrainingState:
             vae = new_model(experiment.data, experiment.network)
         # A mean that starts at the data's colour need not travel there.
         some = subsample(images).float()
-        vae.start_at(some.mean((0, 2, 3)).to(device) / 255, some.var(0).mean().item() / 255**2)
+        vae.start_mean_at(some.mean((0, 2, 3)).to(device) / 255)
+        if experiment.network.diagonal == "shared":
+            vae.head.start_noise_at(some.var(0).mean().item() / 255**2)
         return vae.to(device, memory_format=self.format)
 
     def _new_optimiser(self, device: torch.device) -> torch.optim.Adam:
