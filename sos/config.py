@@ -38,15 +38,21 @@ class Network:
     # Skips of the decoder repeat pixels; the paper's transposed 1x1 convolutions leave a
     # checkerboard that training takes long to remove. See `sos.models.networks.ResidualUp`.
     nearest_skip: bool = False
-    # ε of D = εI; "shared" learns it, one number for all pixels and images (Rybkin et al., 2021);
-    # None means a learnt diagonal
-    diagonal: float | Literal["shared"] | None = 1e-5
-    # P gets a learnt constant beside what the decoder makes of z, which starts as the principal
-    # components of what pre-training leaves, see `sos.training.init_covariance`
-    constant_factor: bool = False
+    # ε of D = εI; "shared" learns it, one number for all pixels and images (Rybkin et al., 2021),
+    # "image" one number for each image; None means a learnt diagonal
+    diagonal: float | Literal["shared", "image"] | None = 1e-5
+    # What stands beside what the decoder makes of z: P, D and L get learnt constants, which start
+    # at the likeliest one covariance for what pre-training leaves, and P's columns scales of their
+    # own. Pre-training then learns its ε. See `sos.training.init_covariance`
+    constants: bool = False
     # k of the k x k neighbourhoods of a sparse Cholesky factor L of a precision (Dorta et al.,
     # 2018), with (LLᵀ)⁻¹ in the place of D; 0 means D as above
     neighbourhood: int = 0
+
+    @property
+    def epsilon(self) -> float | None:
+        """Return the fixed ε of D = εI, or None where D is learnt."""
+        return None if self.diagonal is None or isinstance(self.diagonal, str) else self.diagonal
 
 
 @dataclass(frozen=True)

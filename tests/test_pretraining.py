@@ -150,7 +150,8 @@ def test_the_cost_of_the_whole_training_is_recorded(quick):
 # ---------------------------------------------------------------------------- what is the same
 
 SAME = [(group, name) for group, names in store.AFTER_PRETRAINING.items() for name in names]
-SAME.remove(("network", "diagonal"))  # see the test of ε
+DECIDE_EPSILON = [("network", "diagonal"), ("network", "constants")]  # see the test of ε
+SAME = [field for field in SAME if field not in DECIDE_EPSILON]
 DIFFERENT = [
     field
     for group in ("network", "objective", "training")
@@ -175,6 +176,13 @@ def test_every_other_setting_has_a_pretraining_of_its_own(group, name, quick):
 def test_epsilon_counts_and_a_learnt_diagonal_has_the_papers(quick):
     files = [file(experiment(network={"diagonal": value})) for value in (None, 1e-5, 1e-2)]
     assert files[0] == files[1] != files[2]
+
+
+def test_constants_stand_after_a_pretraining_that_learns_its_epsilon(quick):
+    both = [{"diagonal": value, "constants": True} for value in (None, 1e-5, "shared", "image")]
+    files = {file(experiment(network=network)) for network in both}
+    files.add(file(experiment(network={"diagonal": "shared"})))
+    assert len(files) == 1 and file(experiment()) not in files
 
 
 def test_threads_processes_and_code_version_count(quick, monkeypatch):
@@ -208,7 +216,10 @@ def test_the_groups_of_the_demo():
         ["gray-beta", "gray-dorta", "gray-hybrid"],
         ["gray-sos", "gray-constrained"],
     ]
-    assert [len(names) for names in several[2:]] == [9]
+    assert len(several[2]) == 9
+    # Of notebook 08: on three sets, and on the first at two more learning rates.
+    assert [len(names) for names in several[3:]] == [14, 4, 4, 8, 8]
+    assert all("epsilon-" in name for names in several[3:] for name in names)
 
 
 # ---------------------------------------------------------------------------- the file

@@ -27,7 +27,8 @@ def numbers(name: str) -> dict[str, float]:
 
 
 # Notebooks 06 and 07 have trainings whose constraints fail on purpose.
-CONSTRAINED = [name for name in DEMO.experiments if not name.startswith(("bare-", "variance-"))]
+FREE = "bare-", "variance-", "epsilon-"
+CONSTRAINED = [name for name in DEMO.experiments if not name.startswith(FREE)]
 
 
 @pytest.mark.parametrize("name", CONSTRAINED)
@@ -98,4 +99,4 @@ def test_coherence(data):
 
 def test_released_weights_are_small():
     size = sum(file.stat().st_size for file in paths.RELEASED.rglob("*") if file.is_file())
-    assert size < 40e6
+    assert size < 50e6

@@ -16,7 +16,7 @@ from sos.training import loop, start, store
 from sos.training.constraint import Price
 from sos.training.pretraining import Pretraining
 
-SHARED = {"diagonal": "shared", "constant_factor": True}
+SHARED = {"diagonal": "shared", "constants": True}
 PLAIN = {"kl_target": None, "rank_entropy_target": None}
 
 
@@ -39,7 +39,7 @@ def test_the_noise_starts_at_the_variance_of_the_images():
 @pytest.mark.parametrize("rank", [0, 2])
 def test_pre_training_learns_the_noise_of_the_mean_alone(rank):
     """N(μ, εI) with the one ε that the squared error asks for, which P and its noise then share."""
-    e = shared({"rank": rank, "constant_factor": bool(rank)}, steps=150, pretraining=150)
+    e = shared({"rank": rank, "constants": bool(rank)}, steps=150, pretraining=150)
     e = replace(e, training=replace(e.training, learning_rate=2e-2))
     run = run_of(e)
     x = patterns().float() / 255
@@ -63,7 +63,7 @@ def test_the_covariance_starts_as_the_probabilistic_pca_of_the_residuals():
     changed = {
         name for name, value in run.vae.named_parameters() if not torch.equal(value, before[name])
     }
-    assert changed == {"head.constant", "head.log_variance"}
+    assert changed == {"head.constant", "head.log_variance"}  # the scales stay at one
     stream = start.generator("residuals", run.training.seed)
     residuals = []
     with torch.no_grad():  # the statistics of each batch, as in training
@@ -82,18 +82,18 @@ def test_the_covariance_starts_as_the_probabilistic_pca_of_the_residuals():
     )
 
 
-def test_gradients_of_a_constant_factor_are_those_of_torch():
+def test_gradients_with_constants_and_units_are_those_of_torch():
     torch.manual_seed(0)
     head = torch.nn.Conv2d(5, 6, 1)
     features = torch.randn(3, 5, 4, 2).contiguous(memory_format=torch.channels_last)
-    constant = torch.randn(6, 8)
+    constant, unit = torch.randn(6, 8), torch.rand(6, 1) + 0.5
     results = []
     for ours in (True, False):
-        leaves = [features.clone().requires_grad_(), constant.clone().requires_grad_()]
+        leaves = [x.clone().requires_grad_() for x in (features, constant, unit)]
         if ours:
             rows = networks._rows(head, *leaves)
         else:
-            rows = networks.FACTOR_UNIT * (head(leaves[0]).flatten(2) + leaves[1])
+            rows = leaves[2] * (head(leaves[0]).flatten(2) + leaves[1])
         weights = torch.linspace(-1, 1, rows.numel()).view_as(rows)
         parameters = [*leaves, head.weight, head.bias]
         results.append([rows, *torch.autograd.grad((rows.square() * weights).sum(), parameters)])
@@ -121,7 +121,7 @@ def test_training_beats_the_same_without_covariance(seed, tmp_path):
     images = patterns()
     ends = {}
     for rank in (0, 2):
-        network = {"rank": rank, "constant_factor": bool(rank), "width": 4}
+        network = {"rank": rank, "constants": bool(rank), "width": 4}
         e = shared(network, steps=150, pretraining=30, learning_rate=5e-3, seed=seed)
         ends[rank] = train(e, tmp_path / str(rank), images).history[-1]
     elbo = {rank: -row["nll_nats"] - row["kl_nats"] for rank, row in ends.items()}
@@ -148,13 +148,17 @@ def test_it_goes_on_after_an_interruption_as_if_there_had_been_none(tmp_path):
 @pytest.mark.parametrize("network, objective, message", [
     ({"neighbourhood": 3}, PLAIN, "stands beside P alone"),
     ({}, {"kl_target": None, "rank_entropy_target": 3.0}, "no constraint on the entropy"),
-    ({"diagonal": 1e-2}, PLAIN, "beside a shared"),
-    ({"rank": 0}, PLAIN, "give rank"),
+    ({"diagonal": 1e-2}, {"kl_target": None, "rank_entropy_target": 3.0}, "constants start"),
     ({"diagonal": "Shared"}, PLAIN, "diagonal is 'Shared'"),
 ])  # fmt: skip
 def test_what_does_not_go_together_is_refused(network, objective, message):
     with pytest.raises(ValueError, match=message):
         run_of(experiment(SHARED | network, objective))
+
+
+def test_constants_without_a_start_are_refused():
+    with pytest.raises(ValueError, match="init_covariance"):
+        run_of(shared(init_covariance=False))
 
 
 def test_a_bare_model_has_a_closed_form_instead():
@@ -185,9 +189,7 @@ def test_dequantised_images_are_uniform_within_their_levels():
 
 def test_models_of_one_shared_noise_have_one_pre_training(tmp_path):
     """σ-VAE and SOS-VAE: the second goes on from where the first released its covariance."""
-    both = [
-        shared({"rank": rank, "constant_factor": bool(rank)}, pretraining=10) for rank in (0, 2)
-    ]
+    both = [shared({"rank": rank, "constants": bool(rank)}, pretraining=10) for rank in (0, 2)]
     found = {store.pretraining_of(e).file for e in both}
     assert len(found) == 1
     common = Pretraining("settings", tmp_path / "common.pt")
@@ -198,3 +200,51 @@ def test_models_of_one_shared_noise_have_one_pre_training(tmp_path):
         second.vae.state_dict().values(), alone.vae.state_dict().values(), strict=True
     ):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("network", [
+    {"rank": 0},
+    {"diagonal": 3e-3},
+    {"diagonal": "image"},
+    {"diagonal": None},
+    {"diagonal": None, "rank": 0},
+    {"diagonal": None, "rank": 0, "neighbourhood": 3},
+    {"diagonal": None, "neighbourhood": 3},
+], ids=str)  # fmt: skip
+def test_all_heads_share_their_pre_training_and_start_near_the_best_covariance(network, tmp_path):
+    """At the release each head describes the residuals better than εI alone, as pre-training does.
+
+    Its own best constant covariance then is a maximum: shrinking or growing it loses.
+    """
+    e = shared(network, pretraining=10)
+    assert store.pretraining_of(e).file == store.pretraining_of(shared(pretraining=10)).file
+    run = run_of(e)
+    x = patterns().float() / 255
+    for _ in range(4):
+        run.training_step(x[:8], mean_only=True)
+    before = run.vae.terms(x, torch.zeros(len(x), 3), mean_only=True).nll_nats.item()
+    start.init_covariance(run, x[:8])
+    after = run.vae.terms(x, torch.zeros(len(x), 3)).nll_nats.item()
+    if network.get("diagonal", "") != 3e-3 and network != {"rank": 0}:  # these may be the same
+        assert after < before + 1
+
+
+def test_the_scale_of_a_column_scales_it_alone():
+    vae = new_model(shared().data, shared().network).eval()
+    with torch.no_grad():
+        vae.head.constant.normal_()
+        z = torch.randn(2, 3)
+        whole = vae.decode(z).cov_factor.clone()
+        vae.head.log_scale[1] = math.log(2) / networks.SCALE_UNIT
+        scaled = vae.decode(z).cov_factor
+    torch.testing.assert_close(scaled, whole * torch.tensor([1.0, 2.0]), rtol=1e-4, atol=1e-6)
+
+
+def test_an_epsilon_of_an_image_is_one_number_that_its_code_decides():
+    e = shared({"diagonal": "image"})
+    vae = new_model(e.data, e.network).eval()
+    with torch.no_grad():
+        vae.head.noise.weight.normal_()
+        diagonal = vae.decode(torch.randn(3, 3)).cov_diag
+    assert diagonal.shape[0] == 3 and torch.equal(diagonal, diagonal[:, :1].expand_as(diagonal))
+    assert len(diagonal[:, 0].unique()) == 3 and diagonal.min() >= networks.ROUNDING

@@ -1,6 +1,5 @@
 """Measure a trained model once, and keep the results in the cache or with its weights."""
 
-import hashlib
 import json
 import time
 from collections import defaultdict
@@ -14,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sos import datasets
-from sos.analysis import metrics
+from sos.analysis import assessment, metrics
 from sos.analysis.sampling import BATCH, data_residuals, sampled_residuals, test_images
 from sos.config import Data, Evaluation
 from sos.distributions.low_rank_normal import LowRankNormal
@@ -171,10 +170,12 @@ def load_or_measure(model: Model, settings: Evaluation) -> dict[str, float]:
     files = model.folder / "evaluation.json", cached_file(model.experiment.name, key)
 
     def measure() -> dict[str, float]:
+        if model.experiment.training.dequantise:
+            return assessment.assess(model, key["images"], extractor(settings.extractor))
         numbers = distances(model, key, settings.extractor)
         return numbers | prior_variances(model) | held_out(model)
 
-    return _load_or_make(key, files, measure)
+    return load_or_make(key, files, measure)
 
 
 def distance_of(name: str, draw: Callable[[], Tensor], model: Model, settings: Evaluation) -> float:
@@ -193,10 +194,10 @@ def distance_of(name: str, draw: Callable[[], Tensor], model: Model, settings: E
         return {"distance": metrics.frechet_distance(fake, real)}
 
     files = reference_file(name, model), cached_file(name, key)
-    return _load_or_make(key, files, measure)["distance"]
+    return load_or_make(key, files, measure)["distance"]
 
 
-def _load_or_make(
+def load_or_make(
     key: dict, files: tuple[Path, Path], make: Callable[[], dict[str, float]]
 ) -> dict[str, float]:
     """Return what one of the files has for this key; otherwise make it and write the last file."""
@@ -254,8 +255,7 @@ def reference_file(name: str, model: Model) -> Path:
 
 def cached_file(name: str, key: dict) -> Path:
     """Return the file in the cache for what is named so and has this cache key."""
-    digits = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
-    return paths.CACHE / "evaluations" / f"{name.replace(' ', '_')}-{digits}.json"
+    return paths.CACHE / "evaluations" / f"{name.replace(' ', '_')}-{paths.fingerprint(key)}.json"
 
 
 def distances(model: Model, key: dict, extractor_name: str) -> dict[str, float]:
@@ -320,7 +320,7 @@ def held_out(model: Model) -> dict[str, float]:
             sums["calibration"] += omega.square().mean(1).sum().item()
             sums["residual_outside"] += outside.square().mean(1).sum().item()
     result = {f"test_{name}": value / len(x) for name, value in sums.items()}
-    if fixed == "shared":
+    if isinstance(fixed, str):
         fixed = model.vae.head.shared_variance().item()
     return result if fixed is None else result | {"epsilon": fixed}
 

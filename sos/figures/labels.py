@@ -12,6 +12,21 @@ KIND = {
     "constrained": "Dorta et al. with ξ_H",
     "hybrid": "low rank + sparse",
 }
+# The models of notebook 08, whose names are epsilon-<data>-<kind>.
+EPSILON = {
+    "learnt": "SOS-VAE, learnt ε",
+    "long": "learnt ε, three times as long",
+    "paper": "SOS-VAE, the paper's ε",
+    "sigma": "σ-VAE",
+    "growing": "learnt ε, no constant of P",
+    "cold": "learnt ε, no pre-training",
+    "wide": "σ-VAE, 35 latents",
+    "beta": "β-VAE, learnt D",
+    "image": "SOS-VAE, ε per image",
+    "diagonal": "SOS-VAE, learnt D",
+    "sparse": "sparse",
+    "hybrid": "low rank + sparse",
+}
 PAPER_DATA = {"faces": "CelebA", "brains": "UKBB", GRAY: "CelebA, gray"}
 # Table 1 of the paper: Fréchet inception distance of 50,000 images (Langley et al., 2022).
 PAPER_TABLE_1 = {
@@ -35,6 +50,11 @@ LARGEST_VARIANCE = 0.25  # that values between 0 and 1 can have
 
 def title(name: str) -> str:
     """Return the words for a model: "faces-sos" → "faces, SOS-VAE"; others stay as they are."""
+    if name.startswith("epsilon-"):
+        _, data, kind = name.split("-", 2)
+        kind, _, rate = kind.partition("-rate-")
+        words = EPSILON.get(kind, f"ε = {kind}")
+        return f"{LABELS[data]}, {words}" + (f", rate {rate}" if rate else "")
     data, _, kind = name.partition("-")
     if data not in LABELS or kind not in KIND:
         return name
@@ -45,8 +65,8 @@ def noise(network: Network) -> str:
     """Return what stands beside PPᵀ in the covariance."""
     if network.neighbourhood:
         return f"(LLᵀ)⁻¹, {network.neighbourhood}×{network.neighbourhood}"
-    if network.diagonal in (None, "shared"):
-        return "learnt" if network.diagonal is None else "learnt ε I"
+    if network.epsilon is None:
+        return {None: "learnt", "shared": "learnt ε I", "image": "ε(z) I"}[network.diagonal]
     return f"{network.diagonal:g} I"
 
 

@@ -25,11 +25,11 @@ class BareNormal(nn.Module):
         super().__init__()
         if network.neighbourhood:
             raise ValueError("a bare model has D = εI or a learnt diagonal; set neighbourhood to 0")
-        if network.diagonal == "shared" or network.constant_factor:
+        if isinstance(network.diagonal, str) or network.constants:
             raise ValueError(
-                "a bare model with a shared ε is probabilistic PCA, whose exact solution is "
+                "a bare model with a learnt ε is probabilistic PCA, whose exact solution is "
                 "`sos.analysis.density.ppca`; give diagonal a number or None, and leave "
-                "constant_factor False"
+                "constants False"
             )
         self.image_shape = (data.channels, data.height, data.width)
         pixels = math.prod(self.image_shape)

@@ -14,6 +14,7 @@ from sos.distributions.sparse_precision_normal import (
     neighbour_regression,
     offsets,
 )
+from sos.models.residuals import low_rank_and_sparse, probabilistic_pca
 from sos.system import distributed
 
 Observation = LowRankNormal | SparsePrecisionNormal | LowRankPlusSparseNormal
@@ -23,8 +24,8 @@ TEMPLATE_STD = 0.2  # several times what z adds to the grid at first
 DIAGONAL_FLOOR = REFERENCE  # a learnt variance is softplus(·) + this
 ROUNDING = 1 / (12 * 255**2)  # the variance of 8-bit rounding, below which no shared ε falls
 # Units of parameters, by which Adam's steps are multiplied: P's entries are small, where P has a
-# constant, and log ε has far to go.
-FACTOR_UNIT, NOISE_UNIT = 0.1, 10.0
+# constant, and log ε and the logarithms of P's scales have far to go.
+FACTOR_UNIT, NOISE_UNIT, SCALE_UNIT = 0.1, 10.0, 3.0
 # Smooth limits of log L_kk: conditional standard deviations from 150 down to 0.0025.
 LOG_DIAG = (-5.0, 6.0)
 
@@ -233,14 +234,22 @@ class ObservationHead(nn.Module):
 
     def __init__(self, data: Data, network: Network):
         super().__init__()
-        channels, pixels = data.channels, data.height * data.width
+        channels, self.pixels = data.channels, data.height * data.width
         self.width, self.rank = network.head_width or network.width, network.rank
-        learnt = network.diagonal in (None, "shared")
-        self.epsilon = DIAGONAL_FLOOR if learnt else network.diagonal
+        self.epsilon = DIAGONAL_FLOOR if network.epsilon is None else network.epsilon
         self.mean = _head(self.width, channels, bias=0.5)
         self.factor = _head(self.width, self.rank * channels, bias=0.0) if self.rank else None
-        constant = torch.zeros(self.rank * channels, pixels) if network.constant_factor else None
-        self.constant = None if constant is None else nn.Parameter(constant)
+        self.constants = network.constants
+        self.constant = self._constant(self.rank * channels)
+        scaled = network.constants and self.rank
+        self.log_scale = nn.Parameter(torch.zeros(self.rank)) if scaled else None
+        self.log_variance = nn.Parameter(torch.zeros(1)) if learns_noise(network) else None
+
+    def _constant(self, rows: int) -> nn.Parameter | None:
+        """Make a constant of an output, if constants are asked for: zeros (rows, H·W)."""
+        if not (self.constants and rows):
+            return None
+        return nn.Parameter(torch.zeros(rows, self.pixels))
 
     def forward(self, features: Tensor, mean_only: bool = False) -> Observation:
         """Return p(y|z) over flat images, channel-major, as a batch (batch,)."""
@@ -251,13 +260,34 @@ class ObservationHead(nn.Module):
             if mean_only:
                 return LowRankNormal(loc, factor, self.shared_variance(), validate_args=False)
             if self.factor is not None:  # R-major, (batch, R, S), seen as (batch, S, R)
-                rows = _rows(self.factor, features, self.constant)
+                rows = _rows(self.factor, features, self.constant, self._unit())
                 factor = rows.view(len(loc), self.rank, -1).mT
             return self.distribution(loc, factor, features)
 
+    def _unit(self) -> Tensor | None:
+        """Return the units of P's rows, (R·C, 1): the scale of each column apart."""
+        if self.log_scale is None:
+            return None
+        scales = FACTOR_UNIT * (SCALE_UNIT * self.log_scale).exp()
+        return scales.repeat_interleave(self.mean.out_channels)[:, None]
+
     def shared_variance(self) -> float | Tensor:
-        """Return ε of the mean-only phase, and of D = εI."""
-        return self.epsilon
+        """Return ε of the mean-only phase: the fixed one, or the learnt one (1,) in float64."""
+        if self.log_variance is None:
+            return self.epsilon
+        return ROUNDING + (NOISE_UNIT * self.log_variance.double()).exp()
+
+    @torch.no_grad()
+    def start_noise_at(self, variance: float) -> None:
+        """Set a shared ε, which is learnt, to a variance."""
+        self.log_variance.fill_(math.log(max(variance - ROUNDING, ROUNDING)) / NOISE_UNIT)
+
+    def start_at_residuals(self, residuals: Tensor) -> float:
+        """Set the constants to the likeliest one covariance for residuals (N, C, H, W).
+
+        Returns by how much the unit of the loss changes, as `init_covariance` does.
+        """
+        raise NotImplementedError
 
     def distribution(self, loc: Tensor, factor: Tensor, features: Tensor) -> Observation:
         """Return the distribution around `loc` (batch, S) with the factor P (batch, S, R)."""
@@ -298,9 +328,10 @@ class ObservationHead(nn.Module):
 
 
 class LowRankHead(ObservationHead):
-    """Predict N(μ, PPᵀ + D) with D = εI or, where `Network.diagonal` is None, a learnt diagonal.
+    """Predict N(μ, PPᵀ + D), D being what `Network.diagonal` says.
 
-    A learnt ε is exp(·) plus the variance of 8-bit rounding.
+    A learnt ε is exp(·) plus the variance of 8-bit rounding. That of an image adds the average of
+    a 1x1 convolution to the logarithm.
     """
 
     def __init__(self, data: Data, network: Network):
@@ -308,31 +339,43 @@ class LowRankHead(ObservationHead):
         inverse_softplus = math.log(math.expm1(DIAGONAL_FLOOR))
         learnt = network.diagonal is None
         self.variance = _head(self.width, data.channels, inverse_softplus) if learnt else None
-        shared = network.diagonal == "shared"
-        self.log_variance = nn.Parameter(torch.zeros(1)) if shared else None
-
-    def shared_variance(self) -> float | Tensor:
-        """Return ε: the fixed one, or the learnt one (1,) in float64."""
-        if self.log_variance is None:
-            return self.epsilon
-        return ROUNDING + (NOISE_UNIT * self.log_variance.double()).exp()
+        self.variance_constant = self._constant(data.channels) if learnt else None
+        self.network = network
+        self.noise = _head(self.width, 1, bias=0.0) if network.diagonal == "image" else None
 
     @torch.no_grad()
-    def start_noise_at(self, variance: float) -> None:
-        """Set a shared ε, which is learnt, to a variance."""
-        self.log_variance.fill_(math.log(max(variance - ROUNDING, ROUNDING)) / NOISE_UNIT)
+    def start_at_residuals(self, residuals: Tensor) -> float:
+        """Set P's constant and ε to the probabilistic PCA of residuals (N, C, H, W).
 
-    @torch.no_grad()
-    def start_at_residuals(self, axes: Tensor, variance: float) -> None:
-        """Set the constant of P to axes (R, S), beside which the noise has this variance."""
-        self.constant.copy_(axes.view_as(self.constant) / FACTOR_UNIT)
+        It is the likeliest N(0, PPᵀ + εI) (Tipping & Bishop, 1999). A D per pixel gets the variance
+        that P leaves there.
+        """
+        flat = residuals.flatten(1)
+        axes, variance = probabilistic_pca(flat, self.rank, self.network.epsilon)
+        if self.rank:
+            self.constant.copy_(axes.reshape(self.constant.shape) / FACTOR_UNIT)
+        unit = float(self.shared_variance()) / variance
         self.start_noise_at(variance)
+        if self.variance_constant is not None:
+            left = flat.square().mean(0) - axes.square().sum(0)
+            left = left.clamp(min=0.1 * variance).reshape(self.variance_constant.shape)
+            self.variance_constant.copy_(left.expm1().log() - self.variance.bias[:, None])
+        return unit
 
     def distribution(self, loc: Tensor, factor: Tensor, features: Tensor) -> LowRankNormal:
         """Return N(μ, PPᵀ + D)."""
-        diagonal = self.shared_variance()
         if self.variance is not None:
-            diagonal = (F.softplus(self.variance(features)) + DIAGONAL_FLOOR).flatten(1)
+            if self.variance_constant is None:
+                raw = self.variance(features)
+            else:
+                raw = _rows(self.variance, features, self.variance_constant)
+            diagonal = (F.softplus(raw) + DIAGONAL_FLOOR).flatten(1)
+        elif self.noise is not None:
+            here = self.log_variance.double() + self.noise(features).mean((1, 2, 3)).double()
+            diagonal = (ROUNDING + (NOISE_UNIT * here).exp())[:, None]
+        else:
+            shared = self.network.diagonal == "shared"
+            diagonal = self.shared_variance() if shared else self.epsilon
         return LowRankNormal(loc, factor, diagonal, validate_args=False)
 
     @torch.no_grad()
@@ -360,12 +403,14 @@ class SparseHead(ObservationHead):
         # Per value log L_kk, then L_{k+f,k} / L_kk for each neighbour f.
         each = 1 + len(offsets(self.neighbourhood, data.channels))
         self.precision = _head(self.width, each * data.channels, bias=0.0)
+        self.precision_constant = self._constant(each * data.channels)
 
     def distribution(self, loc: Tensor, factor: Tensor, features: Tensor) -> Observation:
         """Return N(μ, PPᵀ + (LLᵀ)⁻¹), or N(μ, (LLᵀ)⁻¹)."""
         # Neighbours before channels, as the ranks of P. The ratios L_{k+f,k} / L_kk are minus the
         # weights with which value k is predicted from later ones: of order one at any noise level.
-        raw = _rows(self.precision, features).view(len(loc), -1, loc.shape[1])
+        raw = _rows(self.precision, features, self.precision_constant)
+        raw = raw.view(len(loc), -1, loc.shape[1])
         low, high = LOG_DIAG
         above_low, above_high = (F.softplus(raw[:, 0] - x, beta=4) for x in (low, high))
         log_diag = low + above_low - above_high
@@ -388,11 +433,26 @@ class SparseHead(ObservationHead):
         return self.epsilon / error
 
     @torch.no_grad()
+    def start_at_residuals(self, residuals: Tensor) -> float:
+        """Set the constants of L and P to the likeliest ones for residuals (N, C, H, W)."""
+        log_diag, ratios, axes = low_rank_and_sparse(residuals, self.rank, self.neighbourhood)
+        rows = torch.cat([log_diag[None], ratios])
+        self.precision_constant.copy_(rows.reshape(self.precision_constant.shape))
+        if self.rank:
+            self.constant.copy_(axes.reshape(self.constant.shape) / FACTOR_UNIT)
+        return 1.0
+
+    @torch.no_grad()
     def start_precision_at(self, residuals: Tensor) -> None:
         """Set the biases of L to the best stationary L for residuals (N, C, H, W)."""
         variance, weights = neighbour_regression(residuals, self.neighbourhood, pooled=True)
         bias = torch.cat([-0.5 * variance.log()[None], -weights.T])  # (1 + n, C)
         self.precision.bias.copy_(bias.flatten())
+
+
+def learns_noise(network: Network) -> bool:
+    """Tell whether pre-training learns its ε: that of D, or one that the constants replace."""
+    return network.diagonal in ("shared", "image") or network.constants
 
 
 def observation_head(data: Data, network: Network) -> ObservationHead:
@@ -429,15 +489,19 @@ class _Rows(torch.autograd.Function):
         return (grad @ features).sum(0), grad_bias, grad_features
 
 
-def _rows(head: nn.Conv2d, features: Tensor, constant: Tensor | None = None) -> Tensor:
+def _rows(
+    head: nn.Conv2d, features: Tensor, constant: Tensor | None = None, unit: Tensor | None = None
+) -> Tensor:
     """Apply a 1x1 convolution to features (batch, width, H, W), and return (batch, out, H·W).
 
-    With a constant (out, H·W), the result is that of both, in FACTOR_UNIT.
+    A constant (out, H·W) is added, and units (out, 1) multiply both.
     """
     flat = features.permute(0, 2, 3, 1).flatten(1, 2)  # a view; contiguous if channels_last
     weight, bias = head.weight.flatten(1), head.bias[:, None]
     if constant is not None:
-        weight, bias = FACTOR_UNIT * weight, FACTOR_UNIT * (bias + constant)
+        bias = bias + constant
+    if unit is not None:
+        weight, bias = unit * weight, unit * bias
     return _Rows.apply(weight, bias, flat)
 
 

@@ -27,6 +27,11 @@ class Notebook:
 
 EXPERIMENTS = profiles.PROFILES["demo"].experiments  # the other profiles have the same keys
 SOS_MODELS = ("faces-sos", "brains-sos")
+# Whose images notebook 08 shows; of the others it has the numbers.
+EPSILON_MODELS = (
+    *(f"epsilon-faces-{kind}" for kind in ("sigma", "paper", "learnt", "sparse", "hybrid")),
+    *(f"epsilon-{data}-{kind}" for data in ("brains", "gray") for kind in ("paper", "learnt")),
+)
 NOTEBOOKS = (
     Notebook("00_start_here", "3.3", "this map, a tour of the distribution, the images"),
     Notebook(
@@ -70,6 +75,12 @@ NOTEBOOKS = (
         "3.3, A",
         "Figure 8, each stabiliser on and off, traces, wrong targets",
         tuple(name for name in EXPERIMENTS if name.startswith("variance-")),
+    ),
+    Notebook(
+        "08_the_right_epsilon",
+        "beyond",
+        "which ε is right: density, calibration and samples, with fair baselines and seeds",
+        EPSILON_MODELS,
     ),
 )
 

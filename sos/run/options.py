@@ -85,7 +85,8 @@ def choose_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> No
     if args.data == "real":
         # Only one of them given on a small profile: the other stays simulated.
         both = args.profile == "paper" or not (args.celeba or args.biobank)
-        needs = {name.split("-")[0] for n in chosen_notebooks(args) for name in n.experiments}
+        names = {name for notebook in chosen_notebooks(args) for name in notebook.experiments}
+        needs = {profiles.PROFILES[args.profile].experiments[name].data.name for name in names}
         if both and not args.faces and needs - {"brains"}:
             args.celeba = args.celeba or paths.DATA / "celeba"
         if both and "brains" in needs:

@@ -30,10 +30,10 @@ def words(experiment: Experiment) -> str:
     if network.neighbourhood:
         parts = ["low rank + sparse precision" if network.rank else "sparse precision"]
     elif not network.rank:
-        parts = ["β-VAE"]
+        parts = ["β-VAE" if network.diagonal is None else "σ-VAE"]
     else:
         parts = ["SOS-VAE" if network.latent else "no network"]
-        kinds = {None: "learnt D", "shared": "learnt ε"}
+        kinds = {None: "learnt D", "shared": "learnt ε", "image": "ε per image"}
         parts.append(kinds.get(network.diagonal, "fixed D"))
     if objective.rank_entropy_target is not None:
         parts.append("entropy constraint")
@@ -109,8 +109,7 @@ def _kind(experiment: Experiment) -> tuple:
     """Return what the time of a step depends on."""
     data, network = experiment.data, experiment.network
     size = data.height, data.width, data.channels, experiment.training.batch
-    learnt = network.diagonal in (None, "shared")
-    return size, replace(network, diagonal=network.diagonal if learnt else 1.0)
+    return size, replace(network, diagonal=network.diagonal if network.epsilon is None else 1.0)
 
 
 def _measured(experiments: Sequence[Experiment], threads: int) -> tuple[float, float]:

@@ -1,15 +1,20 @@
-"""Copy, for maintainers, the demo's finished models and their evaluations to data/models/.
+"""Copy, for maintainers, models that notebooks load, and their evaluations, to data/models/.
 
 What is released for a configuration stays. Delete its folder there to renew it. The distances of
-notebook 06's references, once they are measured, go beside the weights of "bare-paper".
+notebook 06's references, once they are measured, go beside the weights of "bare-paper", and the
+controls of notebook 08 to data/evaluations/.
 
 python -m sos.run.release
 """
 
 import shutil
+from pathlib import Path
 
 from sos import profiles
-from sos.analysis import evaluation
+from sos.analysis import controls, evaluation
+from sos.analysis.seeds import released_file
+from sos.figures.labels import LABELS
+from sos.run.catalogue import NOTEBOOKS
 from sos.system import paths
 from sos.training import store
 
@@ -17,7 +22,7 @@ from sos.training import store
 def main() -> None:
     """Copy the demo's models that are not released yet, with evaluations, to data/models/."""
     profile = profiles.profile("demo")
-    for experiment in profile.experiments.values():
+    for experiment in (profile.experiments[n] for book in NOTEBOOKS for n in book.experiments):
         target = paths.RELEASED / store.cache_key(experiment)
         if target.exists():
             continue
@@ -34,12 +39,20 @@ def main() -> None:
     model = store.load_or_train(profile.experiments["bare-paper"], "released")
     for name in evaluation.REFERENCES:
         key = evaluation.reference_key(name, model, profile.evaluation)
-        target = evaluation.reference_file(name, model)
-        made = evaluation.cached_file(name, key)
-        if evaluation.measured(key, [target]) is None and made.exists():
-            with paths.replacing(target) as temporary:
-                shutil.copyfile(made, temporary)
-            print(target)
+        release(name, key, evaluation.reference_file(name, model))
+    for data in LABELS:
+        name, experiment = f"controls-{data}", profile.experiments[f"epsilon-{data}-learnt"]
+        key = controls.cache_key(experiment.data, profile.evaluation)
+        release(name, key, released_file(name))
+
+
+def release(name: str, key: dict, target: Path) -> None:
+    """Copy measurements from the cache, if they are there and not released yet."""
+    made = evaluation.cached_file(name, key)
+    if evaluation.measured(key, [target]) is None and made.exists():
+        with paths.replacing(target) as temporary:
+            shutil.copyfile(made, temporary)
+        print(target)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Define all paths in one place, so that notebooks run from any directory."""
 
 import errno
+import hashlib
+import json
 import os
 import shutil
 import sys
@@ -70,6 +72,11 @@ def _list(target: Path) -> None:
 def _is_full(folder: Path) -> bool:
     """Return whether a file system has no room left, which libraries report in various ways."""
     return shutil.disk_usage(folder).free < FULL
+
+
+def fingerprint(settings: dict) -> str:
+    """Return twelve digits that name settings: the first of the SHA-256 of their JSON."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def write_text(target: Path, text: str) -> None:

@@ -9,7 +9,9 @@ from torch import Tensor
 from sos.config import Network
 from sos.distributions.sparse_precision_normal import neighbour_regression
 from sos.models.networks import DIAGONAL_FLOOR
+from sos.models.residuals import principal_components
 from sos.system.devices import generator, precision
+from sos.training.constraint import Constraint
 
 RESIDUALS = 1600  # images
 
@@ -32,7 +34,7 @@ def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
             f"images must be uint8, 0..255, not {images.dtype}; pass (255 * x).round().byte()"
         )
     flat = subsample(images).cpu().flatten(1).float().numpy() / 255
-    pca = _principal_components(flat, network.rank)
+    pca = principal_components(flat, network.rank)
     eigenvalues = pca.explained_variance_ / pca.explained_variance_ratio_.sum()
     epsilon = DIAGONAL_FLOOR if network.diagonal is None else network.diagonal
     ratios = np.maximum(eigenvalues / epsilon, 1)
@@ -43,13 +45,6 @@ def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
             f"entropy that the images have: lower it, or give rank_entropy_target a number"
         )
     return left
-
-
-def _principal_components(flat: np.ndarray, rank: int):
-    """Fit scikit-learn's PCA to rows (N, S)."""
-    from sklearn.decomposition import PCA  # a second, which released weights do not need
-
-    return PCA(rank, svd_solver="randomized", random_state=0).fit(flat)
 
 
 def markov_target(images: Tensor, network: Network, kl_target: float) -> float:
@@ -82,32 +77,33 @@ def init_covariance(state, x: Tensor) -> None:
     x (batch, C, H, W) are the images of the step. P gets its target entropy, ½R log(1 + λ/ε) for R
     columns of squared length λ. A learnt D gets the mean squared error σ², its best constant. A
     sparse L becomes the best stationary one; beside it, a P without a target gets half of the
-    residual. The heads in `sos.models.networks` do that. A P with a constant, beside a shared ε,
-    starts at the maximum of the likelihood for what the mean leaves, see `start_at_residuals`.
+    residual. The heads in `sos.models.networks` do that. With constants all of them start at
+    the maximum of the likelihood for what the mean leaves, see `start_at_residuals`.
 
     Where D = εI goes, the squared error counts 1/2σ² instead of 1/2ε. This change of unit also
     applies to the price of a nat of KL and to Adam's memory of past gradients, which would
     otherwise keep its steps small for long.
     """
-    if state.network.constant_factor:
-        start_at_residuals(state)
-        return
-    target = None if state.rank_entropy is None else state.rank_entropy.target
-    unit = state.vae.init_covariance(x, target)
+    if state.network.constants:
+        unit = start_at_residuals(state)
+    else:
+        target = None if state.rank_entropy is None else state.rank_entropy.target
+        unit = state.vae.init_covariance(x, target)
     if unit is None:  # D stays εI
         return
-    state.kl.multiplier *= unit
+    if isinstance(state.kl, Constraint):
+        state.kl.multiplier *= unit
     for memory in state.optimiser.state.values():
         memory["exp_avg"] *= unit
         memory["exp_avg_sq"] *= unit**2
 
 
 @torch.no_grad()
-def start_at_residuals(state) -> None:
-    """Set P's constant and ε to the probabilistic PCA of x - μ(z), z ~ q(z|x).
+def start_at_residuals(state) -> float:
+    """Start the constants of P, D and L at the maximum of the likelihood for x - μ(z), z ~ q(z|x).
 
-    That is the maximum of the likelihood with one covariance for all z (Tipping & Bishop, 1999).
-    The residuals are those of some training images, batch by batch as in training, less their mean.
+    It is that of one covariance for all z. The residuals are those of some training images, batch
+    by batch as in training, less their mean. Returns the change of unit.
     """
     training, vae = state.training, state.vae
     stream = generator("residuals", training.seed)
@@ -120,10 +116,5 @@ def start_at_residuals(state) -> None:
             noise = torch.randn(mean.shape, generator=stream).to(mean)
             p = vae.decode(mean + std * noise, mean_only=True)
         residuals.append((x.flatten(1) - p.loc).cpu())
-    flat, rank = torch.cat(residuals).numpy(), vae.head.rank
-    pca = _principal_components(flat, rank)
-    values = pca.explained_variance_ * (len(flat) - 1) / len(flat)
-    # Of all S - R other directions; scikit-learn counts no more than there are images.
-    variance = (flat.var(axis=0).sum() - values.sum()) / max(1, flat.shape[1] - rank)
-    axes = np.sqrt(np.maximum(values - variance, 0))[:, None] * pca.components_
-    vae.head.start_at_residuals(torch.from_numpy(axes), float(variance))
+    flat = torch.cat(residuals)
+    return vae.head.start_at_residuals(vae.images(flat - flat.mean(0)))

@@ -19,21 +19,24 @@ def check(experiment: Experiment) -> None:
     network, training = experiment.network, experiment.training
     constrained = experiment.objective.rank_entropy_target is not None
     learnt_diagonal = network.diagonal is None and not network.neighbourhood
-    shared = network.diagonal == "shared"
-    if isinstance(network.diagonal, str) and not shared:
+    words = ("shared", "image")
+    if isinstance(network.diagonal, str) and network.diagonal not in words:
         raise ValueError(
-            f"diagonal is {network.diagonal!r}; expected ε as a number, 'shared' to learn it, or "
-            f"None to learn a diagonal"
+            f"diagonal is {network.diagonal!r}; expected ε as a number, 'shared' or 'image' to "
+            f"learn it, or None to learn a diagonal"
         )
-    if shared and (network.neighbourhood or constrained):
+    if network.diagonal in words and (network.neighbourhood or constrained):
         raise ValueError(
-            "a shared ε stands beside P alone and needs no constraint on the entropy: set "
+            "a learnt ε stands beside P alone and needs no constraint on the entropy: set "
             "neighbourhood to 0 and rank_entropy_target to None"
         )
-    if network.constant_factor and not (shared and network.rank):
+    if network.constants and constrained:
         raise ValueError(
-            "constant_factor needs a P beside a shared ε: give rank, and set diagonal to 'shared'"
+            "constants start at the maximum of the likelihood, and need no constraint on the "
+            "entropy: set rank_entropy_target to None"
         )
+    if network.constants and network.latent and not training.init_covariance:
+        raise ValueError("constants start where pre-training ends: set init_covariance to True")
     if training.span_gain and learnt_diagonal:
         raise ValueError("span_gain needs a fixed diagonal, D = εI; set it to 0 for a learnt D")
     if training.init_covariance and constrained and network.rank and network.diagonal is None:
@@ -74,7 +77,7 @@ class TrainingState:
         # A mean that starts at the data's colour need not travel there.
         some = subsample(images).float()
         vae.start_mean_at(some.mean((0, 2, 3)).to(device) / 255)
-        if experiment.network.diagonal == "shared":
+        if vae.latent and vae.head.log_variance is not None:
             vae.head.start_noise_at(some.var(0).mean().item() / 255**2)
         return vae.to(device, memory_format=self.format)
 

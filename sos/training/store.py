@@ -3,7 +3,6 @@
 A model is found by its cache key, a hash of all that determines its weights.
 """
 
-import hashlib
 import json
 import platform
 import shutil
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from sos import datasets, models
 from sos.config import Experiment
-from sos.models.networks import DIAGONAL_FLOOR
+from sos.models.networks import DIAGONAL_FLOOR, learns_noise
 from sos.models.vae import VAE
 from sos.system import devices, distributed, paths
 from sos.training import loop, watch
@@ -41,7 +40,7 @@ class Model:
 # that older models keep theirs.
 YOUNGER = {
     ("network", "neighbourhood"): 0,
-    ("network", "constant_factor"): False,
+    ("network", "constants"): False,
     ("objective", "rank_entropy_factor"): 1.0,
     ("training", "stop_at_variance"): None,
     ("training", "dequantise"): False,
@@ -59,14 +58,13 @@ def cache_key(experiment: Experiment) -> str:
     for (group, name), value in YOUNGER.items():
         if settings[group][name] == value:
             del settings[group][name]
-    text = json.dumps(settings, sort_keys=True)
-    return f"{experiment.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return f"{experiment.name}-{paths.fingerprint(settings)}"
 
 
 # Settings that only act after pre-training, where the mean of N(μ, εI) is trained and nothing but
 # the KL is constrained. What is not named here counts.
 AFTER_PRETRAINING = {
-    "network": ("rank", "diagonal", "neighbourhood", "constant_factor"),
+    "network": ("rank", "diagonal", "neighbourhood", "constants"),
     "objective": (
         "rank_entropy_target",
         "rank_entropy_factor",
@@ -96,11 +94,13 @@ def pretraining_of(
             del settings[group][name]
     settings["data"] = datasets.cache_key(experiment.data, "train")
     settings["epsilon"] = DIAGONAL_FLOOR if network.diagonal is None else network.diagonal
+    if learns_noise(network):
+        settings["epsilon"] = "learnt"
     settings["version"] = loop.VERSION
     settings |= machine() | {"processes": distributed.world_size()}
     settings["threads"] = threads or settings["threads"]
     text = json.dumps(settings, sort_keys=True)
-    name = f"{experiment.data.name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.pt"
+    name = f"{experiment.data.name}-{paths.fingerprint(settings)}.pt"
     return Pretraining(text, paths.CACHE / "pretraining" / name, reuse)
 
 
