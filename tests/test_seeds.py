@@ -10,6 +10,7 @@ from sos import profiles
 from sos.analysis import seeds
 from sos.figures import right_epsilon
 from sos.figures.labels import LABELS
+from sos.run.seeds import named
 from sos.training import store
 
 PROFILE = profiles.profile("demo")
@@ -97,6 +98,15 @@ def test_all_have_the_same_helps_and_budget(data, kind):
     same = {field: getattr(ours.network, field) for field in fields}
     assert replace(theirs.network, **same) == ours.network != theirs.network
     assert store.pretraining_of(ours) == store.pretraining_of(theirs)
+
+
+def test_a_name_is_that_model_alone_and_a_beginning_is_all_that_begin_so():
+    experiments = PROFILE.experiments
+    assert [e.name for e in named(experiments, ["epsilon-faces-sparse"])] == [
+        "epsilon-faces-sparse"
+    ]
+    assert len(named(experiments, ["epsilon-faces-sparse-rate"])) == 2
+    assert len(named(experiments, ["epsilon-gray"])) == 10 and not named(experiments, ["nobody"])
 
 
 # ------------------------------------------------------------------------------ verdicts

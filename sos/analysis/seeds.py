@@ -62,11 +62,14 @@ def of_all(
 
 
 def release(model: store.Model, settings: Evaluation) -> None:
-    """Add what was measured of a model to the released file of its name."""
+    """Add what was measured of a model, if it was, to the released file of its name."""
     file, experiment = released_file(model.experiment.name), model.experiment
     entries = json.loads(file.read_text()) if file.exists() else {}
     key = evaluation.cache_key(model, settings)
-    content = json.loads(evaluation.cached_file(experiment.name, key).read_text())
+    measured = evaluation.cached_file(experiment.name, key)
+    if not measured.exists():  # killed before
+        return
+    content = json.loads(measured.read_text())
     content["seed"], content["training_seconds"] = experiment.training.seed, model.meta["seconds"]
     entries[store.cache_key(experiment)] = content
     ordered = dict(sorted(entries.items(), key=lambda item: item[1]["seed"]))

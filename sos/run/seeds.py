@@ -8,24 +8,26 @@ python -m sos.run.seeds epsilon-faces-learnt epsilon-gray --seeds 5
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from sos import profiles
 from sos.analysis import seeds
+from sos.config import Experiment
 from sos.run.prepare import prepare_all
 from sos.training import store
 
 
 def main() -> None:
-    """Train, measure and release the seeds of the demo's models whose names begin so."""
+    """Train and measure the seeds of models, and release what is measured of the demo's."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="+", help="beginnings of names, such as epsilon-faces")
+    parser.add_argument("names", nargs="+", help="names, or beginnings such as epsilon-faces")
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on (5)")
     parser.add_argument("--profile", choices=tuple(profiles.PROFILES), default="demo")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     profile = profiles.profile(args.profile)
-    chosen = [e for n, e in profile.experiments.items() if n.startswith(tuple(args.names))]
+    chosen = named(profile.experiments, args.names)
     if not chosen:
         parser.error(f"no model is called {' or '.join(args.names)}; see sos/profiles.py")
     for seed in range(args.seeds):
@@ -34,10 +36,16 @@ def main() -> None:
         errors = prepare_all(missing, "train", profile.evaluation, logging.info)
         for name, error in errors.items():
             logging.error("%s, seed %d: %s", name, seed, error)
-        for experiment in missing:
-            if experiment.name not in errors and args.profile == "demo":
-                model = store.load_or_train(experiment, "train")
-                seeds.release(model, profile.evaluation)
+        if args.profile == "demo":
+            for experiment in (e for e in experiments if store.find(e, "train") is not None):
+                seeds.release(store.load_or_train(experiment, "train"), profile.evaluation)
+
+
+def named(experiments: dict[str, Experiment], words: Sequence[str]) -> list[Experiment]:
+    """Return the experiments with these names; a word that is no name is a beginning of names."""
+    whole = {word for word in words if word in experiments}
+    begun = tuple(word for word in words if word not in experiments)
+    return [e for name, e in experiments.items() if name in whole or name.startswith(begun)]
 
 
 if __name__ == "__main__":
