@@ -25,6 +25,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on (5)")
     parser.add_argument("--profile", choices=tuple(profiles.PROFILES), default="demo")
     args = parser.parse_args()
+    if args.seeds < 1:
+        parser.error(f"--seeds is {args.seeds}: give how many seeds to train, at least 1")
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     profile = profiles.profile(args.profile)
     chosen = named(profile.experiments, args.names)
