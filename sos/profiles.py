@@ -114,6 +114,8 @@ def _ablation(data: Data, network: Network, objective: Objective, training: Trai
 
 GRID = 1e-5, 1e-4, 1e-3, 1e-2, 1e-1  # values of ε, on colour faces
 
+RATES = {"half": 0.5, "twice": 2}  # of the learning rate of the others
+
 
 def _epsilon(
     side: int, counts: dict, network: Network, objective: Objective, training: Training
@@ -148,10 +150,9 @@ def _epsilon(
         "growing": (replace(network, constants=False), plain, training),
         "cold": (network, plain, replace(training, pretraining=0)),
     }
-    for kind, factor in product(("learnt", "sigma", "sparse", "hybrid"), (0.5, 2)):
-        chosen, rate = kinds[kind][0], factor * training.learning_rate
-        parts = chosen, plain, replace(training, learning_rate=rate)
-        colour[f"{kind}-rate-{rate:.0e}"] = parts
+    for kind, (word, factor) in product(("learnt", "sigma", "sparse", "hybrid"), RATES.items()):
+        other = replace(training, learning_rate=factor * training.learning_rate)
+        colour[f"{kind}-{word}-rate"] = (kinds[kind][0], plain, other)
     sets = {
         "faces": (Data("faces", side, side, 3, **counts), kinds | colour),
         "brains": (Data("brains", 5 * side // 4, side, 1, **counts), kinds),

@@ -105,7 +105,7 @@ def test_a_name_is_that_model_alone_and_a_beginning_is_all_that_begin_so():
     assert [e.name for e in named(experiments, ["epsilon-faces-sparse"])] == [
         "epsilon-faces-sparse"
     ]
-    assert len(named(experiments, ["epsilon-faces-sparse-rate"])) == 2
+    assert len(named(experiments, ["epsilon-faces-sparse-"])) == 2
     assert len(named(experiments, ["epsilon-gray"])) == 10 and not named(experiments, ["nobody"])
 
 

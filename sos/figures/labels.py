@@ -52,9 +52,8 @@ def title(name: str) -> str:
     """Return the words for a model: "faces-sos" → "faces, SOS-VAE"; others stay as they are."""
     if name.startswith("epsilon-"):
         _, data, kind = name.split("-", 2)
-        kind, _, rate = kind.partition("-rate-")
-        words = EPSILON.get(kind, f"ε = {kind}")
-        return f"{LABELS[data]}, {words}" + (f", rate {rate}" if rate else "")
+        first, *rate = kind.split("-") if kind.endswith("-rate") else [kind]
+        return ", ".join([LABELS[data], EPSILON.get(first, f"ε = {first}"), *rate[:-1]])
     data, _, kind = name.partition("-")
     if data not in LABELS or kind not in KIND:
         return name
