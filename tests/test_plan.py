@@ -145,3 +145,10 @@ def test_an_installed_package_says_what_it_lacks(home):
     )
     assert done.returncode == 2, done.stderr
     assert "clone the repository" in done.stdout and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["learnt", "sigma", "hybrid", "image", "1e-05", "paper"])
+def test_steps_of_every_kind_can_be_timed(kind):
+    """Also of models whose constants have to start somewhere, before anything is trained."""
+    experiment = profiles.PROFILES["smoke"].experiments[f"epsilon-faces-{kind}"]
+    assert all(0 < seconds < 60 for seconds in plan.seconds_of_steps(experiment))

@@ -85,7 +85,7 @@ def seconds_of_steps(experiment: Experiment) -> tuple[float, float]:
     plain = replace(
         experiment,
         objective=replace(experiment.objective, rank_entropy_target=target),
-        training=replace(run, init_covariance=False),
+        training=replace(run, init_covariance=experiment.network.constants),
     )
     timed = loop.Run(plain, images, torch.device("cpu"))
     x = images[: run.batch].float() / 255
