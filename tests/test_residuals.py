@@ -13,13 +13,14 @@ SHAPES = [(1, 5, 4), (3, 3, 4)]
 
 
 def images(shape, count=4000, rank=2, seed=0):
-    """Draw from N(0, AᵀA + (LLᵀ)⁻¹): a sparse precision, and a few global patterns."""
+    """Draw from N(0, AᵀA + (LLᵀ)⁻¹), a sparse precision and a few global patterns; centred."""
     torch.manual_seed(seed)
     size, neighbours = torch.Size(shape).numel(), len(offsets(3, shape[0]))
     log_diag, off_diag = 1 + 0.2 * torch.randn(size), -0.7 * torch.rand(neighbours, size)
     local = SparsePrecisionNormal(torch.zeros(size), log_diag, off_diag, shape)
     axes = torch.randn(rank, size)
-    return (torch.randn(count, rank) @ axes + local.rsample((count,))).view(count, *shape)
+    x = torch.randn(count, rank) @ axes + local.rsample((count,))
+    return (x - x.mean(0)).view(count, *shape)
 
 
 def density(log_diag, ratios, axes, x):
@@ -35,7 +36,6 @@ def density(log_diag, ratios, axes, x):
 @pytest.mark.parametrize("epsilon", [None, 0.02])
 def test_probabilistic_pca_has_the_density_of_the_exact_solution(rank, epsilon):
     x = images((1, 5, 4)).flatten(1)
-    x = x - x.mean(0)
     axes, noise = probabilistic_pca(x, rank, epsilon)
     covariance = axes.mT @ axes + noise * torch.eye(x.shape[1])
     found = MultivariateNormal(torch.zeros(x.shape[1]), covariance).log_prob(x).mean().item()
@@ -53,7 +53,6 @@ def test_probabilistic_pca_has_the_density_of_the_exact_solution(rank, epsilon):
 def test_low_rank_and_sparse_beats_both_of_its_parts(shape):
     """And comes near the density of the true covariance, estimated without any structure."""
     x = images(shape)
-    x = x - x.mean(0)
     log_diag, ratios, axes = low_rank_and_sparse(x, 2, 3)
     both = density(log_diag, ratios, axes, x)
     sparse = density(*low_rank_and_sparse(x, 0, 3), x)
@@ -70,7 +69,6 @@ def test_low_rank_and_sparse_beats_both_of_its_parts(shape):
 def test_the_factor_is_the_likeliest_for_its_precision(shape):
     """Nudging P in any direction loses density, on the images that it was found for."""
     x = images(shape)
-    x = x - x.mean(0)
     log_diag, ratios, axes = low_rank_and_sparse(x, 2, 3)
     best = density(log_diag, ratios, axes, x)
     torch.manual_seed(1)

@@ -60,9 +60,8 @@ def test_nothing_measured_is_an_empty_list(release):
 def test_what_was_measured_here_counts_unless_the_release_is_asked_for(
     weights, expected, monkeypatch
 ):
-    for place in ("cached", "released"):
-        name = {"cached": "cache", "released": "release"}[place]
-        monkeypatch.setattr(seeds, f"_{place}", lambda e, s, n=name: {"from": n})
+    for place, name in {"_cached": "cache", "released": "release"}.items():
+        monkeypatch.setattr(seeds, place, lambda e, s, n=name: {"from": n})
     assert seeds.recorded(EXPERIMENT, PROFILE.evaluation, weights) == {"from": expected}
 
 

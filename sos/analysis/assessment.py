@@ -129,7 +129,6 @@ def draws(model: Model, count: int) -> dict[str, Tensor]:
             factor = p.cov_factor
             omega = torch.randn(len(z), rank, generator=stream, device=device())
             coherent = (factor @ omega[..., None])[..., 0]
-            # The same ω in both; the noise beside it is that of an independent sample less its ω.
             noise = _local_noise(p, stream)
             part = {"means": mean, "coherent": mean + coherent, "noise": noise}
             part["samples"] = mean + coherent + noise

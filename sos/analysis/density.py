@@ -15,12 +15,13 @@ from torch import Tensor
 
 from sos.analysis import metrics, pca
 from sos.distributions.low_rank_normal import LowRankNormal
+from sos.models.networks import ROUNDING
 from sos.models.vae import kl_from_prior
 from sos.system.progress import tqdm
 
 CODES = 50  # codes decoded at a time
 # The variance of the noise that 8 bits and `dequantise` leave: no ε below it describes images.
-QUANTISATION_VARIANCE = 1 / (12 * 255**2)
+QUANTISATION_VARIANCE = ROUNDING
 
 
 # ------------------------------------------------------------------------------ dequantisation

@@ -23,7 +23,7 @@ def recorded(experiment: Experiment, settings: Evaluation, weights: str = "train
     With the `weights` "released" that is first of all what is released, and otherwise what was
     measured here. A training with other settings than today's counts as none.
     """
-    places = (_released, _cached) if weights == "released" else (_cached, _released)
+    places = (released, _cached) if weights == "released" else (_cached, released)
     found = (place(experiment, settings) for place in places)
     return next((numbers for numbers in found if numbers is not None), None)
 
@@ -37,7 +37,7 @@ def _cached(experiment: Experiment, settings: Evaluation) -> dict | None:
     return evaluation.measured(key, [evaluation.cached_file(experiment.name, key)])
 
 
-def _released(experiment: Experiment, settings: Evaluation) -> dict | None:
+def released(experiment: Experiment, settings: Evaluation) -> dict | None:
     """Return what is released of a training."""
     file = released_file(experiment.name)
     entries = json.loads(file.read_text()) if file.exists() else {}

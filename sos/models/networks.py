@@ -23,6 +23,7 @@ HEAD_STD = 1e-5  # standard deviation of the heads' initial weights: predictions
 TEMPLATE_STD = 0.2  # several times what z adds to the grid at first
 DIAGONAL_FLOOR = REFERENCE  # a learnt variance is softplus(·) + this
 ROUNDING = 1 / (12 * 255**2)  # the variance of 8-bit rounding, below which no shared ε falls
+LEARNT_NOISE = "shared", "image"  # of `Network.diagonal`
 # Units of parameters, by which Adam's steps are multiplied: P's entries are small, where P has a
 # constant, and log ε and the logarithms of P's scales have far to go.
 FACTOR_UNIT, NOISE_UNIT, SCALE_UNIT = 0.1, 10.0, 3.0
@@ -235,11 +236,11 @@ class ObservationHead(nn.Module):
     def __init__(self, data: Data, network: Network):
         super().__init__()
         channels, self.pixels = data.channels, data.height * data.width
+        self.network = network
         self.width, self.rank = network.head_width or network.width, network.rank
-        self.epsilon = DIAGONAL_FLOOR if network.epsilon is None else network.epsilon
+        self.epsilon = fixed_variance(network)
         self.mean = _head(self.width, channels, bias=0.5)
         self.factor = _head(self.width, self.rank * channels, bias=0.0) if self.rank else None
-        self.constants = network.constants
         self.constant = self._constant(self.rank * channels)
         scaled = network.constants and self.rank
         self.log_scale = nn.Parameter(torch.zeros(self.rank)) if scaled else None
@@ -247,7 +248,7 @@ class ObservationHead(nn.Module):
 
     def _constant(self, rows: int) -> nn.Parameter | None:
         """Make a constant of an output, if constants are asked for: zeros (rows, H·W)."""
-        if not (self.constants and rows):
+        if not (self.network.constants and rows):
             return None
         return nn.Parameter(torch.zeros(rows, self.pixels))
 
@@ -273,9 +274,7 @@ class ObservationHead(nn.Module):
 
     def shared_variance(self) -> float | Tensor:
         """Return ε of the mean-only phase: the fixed one, or the learnt one (1,) in float64."""
-        if self.log_variance is None:
-            return self.epsilon
-        return ROUNDING + (NOISE_UNIT * self.log_variance.double()).exp()
+        return self.epsilon if self.log_variance is None else noise_variance(self.log_variance)
 
     @torch.no_grad()
     def start_noise_at(self, variance: float) -> None:
@@ -288,6 +287,12 @@ class ObservationHead(nn.Module):
         Returns by how much the unit of the loss changes, as `init_covariance` does.
         """
         raise NotImplementedError
+
+    @torch.no_grad()
+    def start_factor_at_axes(self, axes: Tensor) -> None:
+        """Set the constant of P, if there is one, to axes (R, S)."""
+        if self.constant is not None:
+            self.constant.copy_(axes.reshape(self.constant.shape) / FACTOR_UNIT)
 
     def distribution(self, loc: Tensor, factor: Tensor, features: Tensor) -> Observation:
         """Return the distribution around `loc` (batch, S) with the factor P (batch, S, R)."""
@@ -340,7 +345,6 @@ class LowRankHead(ObservationHead):
         learnt = network.diagonal is None
         self.variance = _head(self.width, data.channels, inverse_softplus) if learnt else None
         self.variance_constant = self._constant(data.channels) if learnt else None
-        self.network = network
         self.noise = _head(self.width, 1, bias=0.0) if network.diagonal == "image" else None
 
     @torch.no_grad()
@@ -352,8 +356,7 @@ class LowRankHead(ObservationHead):
         """
         flat = residuals.flatten(1)
         axes, variance = probabilistic_pca(flat, self.rank, self.network.epsilon)
-        if self.rank:
-            self.constant.copy_(axes.reshape(self.constant.shape) / FACTOR_UNIT)
+        self.start_factor_at_axes(axes)
         unit = float(self.shared_variance()) / variance
         self.start_noise_at(variance)
         if self.variance_constant is not None:
@@ -371,8 +374,8 @@ class LowRankHead(ObservationHead):
                 raw = _rows(self.variance, features, self.variance_constant)
             diagonal = (F.softplus(raw) + DIAGONAL_FLOOR).flatten(1)
         elif self.noise is not None:
-            here = self.log_variance.double() + self.noise(features).mean((1, 2, 3)).double()
-            diagonal = (ROUNDING + (NOISE_UNIT * here).exp())[:, None]
+            here = self.noise(features).mean((1, 2, 3)).double()
+            diagonal = noise_variance(self.log_variance.double() + here)[:, None]
         else:
             shared = self.network.diagonal == "shared"
             diagonal = self.shared_variance() if shared else self.epsilon
@@ -438,8 +441,7 @@ class SparseHead(ObservationHead):
         log_diag, ratios, axes = low_rank_and_sparse(residuals, self.rank, self.neighbourhood)
         rows = torch.cat([log_diag[None], ratios])
         self.precision_constant.copy_(rows.reshape(self.precision_constant.shape))
-        if self.rank:
-            self.constant.copy_(axes.reshape(self.constant.shape) / FACTOR_UNIT)
+        self.start_factor_at_axes(axes)
         return 1.0
 
     @torch.no_grad()
@@ -450,9 +452,19 @@ class SparseHead(ObservationHead):
         self.precision.bias.copy_(bias.flatten())
 
 
+def fixed_variance(network: Network) -> float:
+    """Return the fixed ε, or where D is learnt the floor that stands for it."""
+    return DIAGONAL_FLOOR if network.epsilon is None else network.epsilon
+
+
+def noise_variance(log_variance: Tensor) -> Tensor:
+    """Return the ε of a learnt logarithm, in float64, above the variance of rounding."""
+    return ROUNDING + (NOISE_UNIT * log_variance.double()).exp()
+
+
 def learns_noise(network: Network) -> bool:
     """Tell whether pre-training learns its ε: that of D, or one that the constants replace."""
-    return network.diagonal in ("shared", "image") or network.constants
+    return network.diagonal in LEARNT_NOISE or network.constants
 
 
 def observation_head(data: Data, network: Network) -> ObservationHead:

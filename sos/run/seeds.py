@@ -39,7 +39,9 @@ def main() -> None:
         for name, error in errors.items():
             logging.error("%s, seed %d: %s", name, seed, error)
         if args.profile == "demo":
-            for experiment in (e for e in experiments if store.find(e, "train") is not None):
+            # What is released stays, as released weights do; delete its entry to renew it.
+            new = (e for e in experiments if seeds.released(e, profile.evaluation) is None)
+            for experiment in (e for e in new if store.find(e, "train") is not None):
                 seeds.release(store.load_or_train(experiment, "train"), profile.evaluation)
 
 

@@ -21,6 +21,10 @@ class Constraint:
         """Set the current target to a share of the target, for a warm-up."""
         self.current_target.fill_(self.target * share)
 
+    def change_unit(self, factor: float | Tensor) -> None:
+        """Multiply the multiplier as the loss that it is weighed against changes its unit."""
+        self.multiplier *= factor
+
     def slack(self, value: Tensor) -> Tensor:
         """Return v - ξ, the value less the current target."""
         return value - self.current_target.to(value.dtype)
@@ -45,6 +49,9 @@ class Price:
     def scale_target(self, share: float) -> None:
         """Set the weight to a share of one, for a warm-up."""
         self.multiplier.fill_(share)
+
+    def change_unit(self, factor: float | Tensor) -> None:
+        """Leave the weight as it is: a nat of KL is worth a nat in every unit."""
 
     def penalty(self, value: Tensor) -> Tensor:
         """Return what the loss gets, the value times its weight."""

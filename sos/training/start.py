@@ -8,10 +8,9 @@ from torch import Tensor
 
 from sos.config import Network
 from sos.distributions.sparse_precision_normal import neighbour_regression
-from sos.models.networks import DIAGONAL_FLOOR
+from sos.models.networks import fixed_variance
 from sos.models.residuals import principal_components
 from sos.system.devices import generator, precision
-from sos.training.constraint import Constraint
 
 RESIDUALS = 1600  # images
 
@@ -36,8 +35,7 @@ def ppca_target(images: Tensor, network: Network, kl_target: float) -> float:
     flat = subsample(images).cpu().flatten(1).float().numpy() / 255
     pca = principal_components(flat, network.rank)
     eigenvalues = pca.explained_variance_ / pca.explained_variance_ratio_.sum()
-    epsilon = DIAGONAL_FLOOR if network.diagonal is None else network.diagonal
-    ratios = np.maximum(eigenvalues / epsilon, 1)
+    ratios = np.maximum(eigenvalues / fixed_variance(network), 1)
     left = float(0.5 * np.log(ratios).sum()) - kl_target
     if left <= 0:
         raise ValueError(
@@ -91,8 +89,7 @@ def init_covariance(state, x: Tensor) -> None:
         unit = state.vae.init_covariance(x, target)
     if unit is None:  # D stays εI
         return
-    if isinstance(state.kl, Constraint):
-        state.kl.multiplier *= unit
+    state.kl.change_unit(unit)
     for memory in state.optimiser.state.values():
         memory["exp_avg"] *= unit
         memory["exp_avg_sq"] *= unit**2

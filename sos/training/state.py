@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sos.config import Experiment
 from sos.models import memory_format, new_model
+from sos.models.networks import LEARNT_NOISE
 from sos.system import distributed, paths
 from sos.training.constraint import Constraint, Price
 from sos.training.start import RULES, subsample
@@ -19,13 +20,12 @@ def check(experiment: Experiment) -> None:
     network, training = experiment.network, experiment.training
     constrained = experiment.objective.rank_entropy_target is not None
     learnt_diagonal = network.diagonal is None and not network.neighbourhood
-    words = ("shared", "image")
-    if isinstance(network.diagonal, str) and network.diagonal not in words:
+    if isinstance(network.diagonal, str) and network.diagonal not in LEARNT_NOISE:
         raise ValueError(
             f"diagonal is {network.diagonal!r}; expected ε as a number, 'shared' or 'image' to "
             f"learn it, or None to learn a diagonal"
         )
-    if network.diagonal in words and (network.neighbourhood or constrained):
+    if network.diagonal in LEARNT_NOISE and (network.neighbourhood or constrained):
         raise ValueError(
             "a learnt ε stands beside P alone and needs no constraint on the entropy: set "
             "neighbourhood to 0 and rank_entropy_target to None"

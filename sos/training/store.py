@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sos import datasets, models
 from sos.config import Experiment
-from sos.models.networks import DIAGONAL_FLOOR, learns_noise
+from sos.models.networks import fixed_variance, learns_noise
 from sos.models.vae import VAE
 from sos.system import devices, distributed, paths
 from sos.training import loop, watch
@@ -93,9 +93,7 @@ def pretraining_of(
         for name in names:
             del settings[group][name]
     settings["data"] = datasets.cache_key(experiment.data, "train")
-    settings["epsilon"] = DIAGONAL_FLOOR if network.diagonal is None else network.diagonal
-    if learns_noise(network):
-        settings["epsilon"] = "learnt"
+    settings["epsilon"] = "learnt" if learns_noise(network) else fixed_variance(network)
     settings["version"] = loop.VERSION
     settings |= machine() | {"processes": distributed.world_size()}
     settings["threads"] = threads or settings["threads"]
