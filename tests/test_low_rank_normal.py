@@ -595,6 +595,65 @@ def test_conditioning_matches_dense(name, noise):
         close(q.log_prob(p.loc), MultivariateNormal(mean, sigma).log_prob(p.loc))
 
 
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_marginal_and_conditional_densities_match_dense(name, noise):
+    p = LowRankNormal(*make(name))
+    index = torch.tensor([2, 0])[: max(1, p.event_shape[0] - 1)] % p.event_shape[0]
+    values = torch.randn(*p.batch_shape, len(index), dtype=torch.float64)
+    sigma = covariance(p)[..., index, :][..., index]
+    known = MultivariateNormal(p.loc[..., index], sigma + noise * torch.eye(len(index)).double())
+    close(p.marginal_log_prob(index, values, noise), known.log_prob(values))
+    order = index.argsort()
+    q = p.marginal(index)
+    close(q.mean, p.loc[..., index[order]])
+    close(covariance(q), sigma[..., order, :][..., order])
+    y = torch.randn(3, *p.batch_shape, *p.event_shape, dtype=torch.float64)
+    part = MultivariateNormal(p.loc[..., index], sigma).log_prob(y[..., index])
+    close(p.conditional_log_prob(y, index), dense(p).log_prob(y) - part)
+    assert not p.marginal_log_prob([], 0.0).any()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_leaving_one_out_matches_dense(name):
+    p = LowRankNormal(*make(name))
+    y = torch.randn(2, *p.batch_shape, *p.event_shape, dtype=torch.float64)
+    mean, variance = p.leave_one_out(y)
+    assert mean.shape == variance.shape == y.shape
+    pixels = p.event_shape[0]
+    for i in range(pixels):
+        others = [j for j in range(pixels) if j != i]
+        sigma = covariance(p)
+        gain = torch.linalg.solve(sigma[..., others, :][..., others], sigma[..., others, i, None])
+        left = y[..., others] - p.loc[..., others]
+        close(mean[..., i], p.loc[..., i] + (left * gain[..., 0]).sum(-1), 1e-8)
+        spread = sigma[..., i, i] - (sigma[..., others, i] * gain[..., 0]).sum(-1)
+        close(variance[..., i], spread.expand(2, *p.batch_shape), 1e-8)
+
+
+def test_the_density_of_some_pixels_has_gradients():
+    loc, factor, _ = make("batch")
+    diag = torch.full((), 0.3, dtype=torch.float64)
+    parts = [x.requires_grad_() for x in (loc, factor, diag)]
+    values = torch.randn(3, 2, dtype=torch.float64)
+
+    def density(*parts):
+        return LowRankNormal(*parts).marginal_log_prob([4, 1], values, torch.tensor([0.0, 0.1]))
+
+    assert torch.autograd.gradcheck(density, parts)
+
+
+def test_what_was_fixed_has_no_density_and_cannot_be_left_out():
+    q = LowRankNormal(*make("one image")).condition([1], 0.5)
+    with pytest.raises(ValueError, match="noise_variance"):
+        q.leave_one_out(q.mean)
+    with pytest.raises(ValueError, match="noise_variance"):
+        q.marginal_log_prob([1, 2], 0.5)
+    assert q.marginal_log_prob([1, 2], 0.5, 0.1).isfinite()
+    with pytest.raises(ValueError, match="reaches from 6 to 6"):
+        q.marginal(6)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     st.integers(1, 5), st.lists(st.integers(0, 11), min_size=1, max_size=12, unique=True),

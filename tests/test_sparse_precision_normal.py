@@ -116,23 +116,114 @@ def test_gradients(shape, k):
     assert torch.autograd.gradcheck(lambda n: p.rsample_from(n), noise)
 
 
+def seen(size, seed=1):
+    """A third of the values, in random order."""
+    return torch.randperm(size, generator=torch.Generator().manual_seed(seed))[: (size + 1) // 3]
+
+
+def dense_condition(mean, covariance, held, values, noise):
+    """Equations 6 and 7 as they stand, with the noise of observations on the diagonal of Σ₂₂."""
+    if not len(held):
+        return mean, covariance, torch.zeros((), dtype=torch.float64)
+    known = covariance[held][:, held] + torch.diag(noise)
+    gain = torch.linalg.solve(known, covariance[held]).T
+    evidence = MultivariateNormal(mean[held], known).log_prob(values)
+    return mean + gain @ (values - mean[held]), covariance - gain @ covariance[held], evidence
+
+
+def with_low_rank(shape, k, batch=(), rank=2, seed=0):
+    local = random(shape, k, batch, seed=seed)
+    generator = torch.Generator().manual_seed(seed + 7)
+    size = math.prod(shape)
+    factor = torch.randn(*batch, size, rank, generator=generator, dtype=torch.float64)
+    return LowRankPlusSparseNormal(local, factor)
+
+
+BUILDERS = {"sparse": random, "low rank + sparse": with_low_rank}
+each_kind = pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+
+
+def dense_moments(p, item=()):
+    """Mean and covariance, value by value."""
+    if isinstance(p, SparsePrecisionNormal):
+        return p.loc[item], dense(p, item).covariance_matrix
+    factor = p.cov_factor[item]
+    return p.loc[item], dense(p.local, item).covariance_matrix + factor @ factor.T
+
+
+@each_kind
 @each_shape
-def test_conditioning(shape, k):
-    p, size = random(shape, k), math.prod(shape)
-    held = torch.randperm(size, generator=torch.Generator().manual_seed(1))[: (size + 1) // 3]
-    free = torch.tensor([i for i in range(size) if i not in held.tolist()], dtype=torch.long)
+@pytest.mark.parametrize("noise", ["exact", "soft", "both"])
+def test_conditioning_a_batch(shape, k, noise, build):
+    p, size = build(shape, k, (2,)), math.prod(shape)
+    held = seen(size)
+    values = torch.randn(2, len(held), dtype=torch.float64)
+    variance = {
+        "exact": torch.zeros(2, len(held)),
+        "soft": torch.rand(2, len(held)) + 0.1,
+        "both": torch.rand(2, len(held)) * (torch.arange(2 * len(held)).view(2, -1) % 2),
+    }[noise].double()
+    q = p.condition(held, values, variance)
+    units = torch.eye(size, dtype=torch.float64)[:, None].expand(size, 2, size)
+    if isinstance(p, LowRankPlusSparseNormal):  # the samples that one entry of the noise makes
+        rank = torch.eye(2, dtype=torch.float64)[:, None].expand(2, 2, 2)
+        spread = torch.cat([
+            q.rsample_from(rank, torch.zeros(2, 2, size)),
+            q.rsample_from(torch.zeros(size, 2, 2), units),
+        ]) - q.mean  # fmt: skip
+    else:
+        spread = q.rsample_from(units) - q.mean
+    evidence = p.marginal_log_prob(held, values, variance)
+    for item in range(2):
+        mean, covariance, expected = dense_condition(
+            *dense_moments(p, item), held, values[item], variance[item]
+        )
+        torch.testing.assert_close(q.mean[item], mean, rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(q.variance[item], covariance.diagonal(), rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(evidence[item], expected, rtol=1e-8, atol=1e-9)
+        # A sample is the mean and B u: B B^T has to be the conditional covariance.
+        made = spread[:, item].T @ spread[:, item]
+        torch.testing.assert_close(made, covariance, rtol=1e-8, atol=1e-9)
+    exact = variance == 0
+    assert torch.equal(q.log_evidence, evidence)
+    assert torch.equal(q.mean[:, held][exact], values[exact])
+    assert not q.variance[:, held][exact].any()
+
+
+@each_kind
+@each_shape
+def test_conditional_density_and_leave_one_out(shape, k, build):
+    p, size = build(shape, k), math.prod(shape)
+    held, y = seen(size, 2), torch.randn(size, dtype=torch.float64)
+    mean, covariance = dense_moments(p)
+    found, variance = p.leave_one_out(torch.stack([y, -y]))
+    for i in range(size):
+        others = torch.tensor([j for j in range(size) if j != i], dtype=torch.long)
+        left, spread, _ = dense_condition(
+            mean, covariance, others, y[others], torch.zeros(size - 1)
+        )
+        torch.testing.assert_close(found[0, i], left[i], rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(variance[0, i], spread[i, i], rtol=1e-8, atol=1e-9)
+    whole = MultivariateNormal(mean, covariance).log_prob(y)
+    part = dense_condition(mean, covariance, held, y[held], torch.zeros(len(held)))[2]
+    torch.testing.assert_close(p.conditional_log_prob(y, held), whole - part)
+
+
+@each_kind
+def test_marginal_density_has_gradients(build):
+    p, held = build((3, 4, 3), 3), seen(36)
+    local = p if isinstance(p, SparsePrecisionNormal) else p.local
+    parts = [x.clone().requires_grad_() for x in (local.loc, local.log_diag, local.off_diag)]
     values = torch.randn(len(held), dtype=torch.float64)
-    covariance = dense(p).covariance_matrix
-    gain = torch.linalg.solve(covariance[held][:, held], covariance[held][:, free]).T
-    q = p.condition(held, values)
-    expected = p.loc[free] + gain @ (values - p.loc[held])
-    torch.testing.assert_close(q.mean[free], expected)
-    assert torch.equal(q.mean[held], values)
-    # A sample is the mean and B u: B B^T has to be the conditional covariance.
-    spread = (q.rsample_from(torch.eye(size, dtype=torch.float64)) - q.mean).T
-    left = covariance[free][:, free] - gain @ covariance[held][:, free]
-    torch.testing.assert_close(spread[free] @ spread[free].T, left)
-    assert not spread[held].any()
+    noise = torch.arange(len(held)) % 2 * 0.3
+
+    def density(*parts):
+        made = SparsePrecisionNormal(*parts, local.shape)
+        if local is not p:
+            made = LowRankPlusSparseNormal(made, p.cov_factor)
+        return made.marginal_log_prob(held, values, noise)
+
+    assert torch.autograd.gradcheck(density, parts)
 
 
 def test_the_published_example_with_its_aliasing_mended():
@@ -353,15 +444,15 @@ def test_bad_input_is_refused_with_what_to_do():
         p.log_prob(torch.zeros(3, 4))
     with pytest.raises(ValueError, match="noise must be"):
         p.rsample_from(torch.zeros(5))
-    with pytest.raises(ValueError, match="one distribution, not a batch"):
-        p.expand((2,)).condition(torch.tensor([0]), 1.0)
+    with pytest.raises(ValueError, match="must not be negative"):
+        p.condition(torch.tensor([0]), 1.0, -0.1)
     with pytest.raises(ValueError, match=r"channels, height, width\), not \(3, 4\)"):
         SparsePrecisionNormal(loc, log_diag, off_diag, (3, 4))
     with pytest.raises(IndexError, match="0..11.*not 12"):
         p.covariance_row(12)
     with pytest.raises(ValueError, match="q = 2 edits, not"):
         p.condition([1, 2], torch.zeros(3))
-    with pytest.raises(ValueError, match="one number or 2, not"):
+    with pytest.raises(ValueError, match=r"expand the distribution, or condition once for each"):
         p.condition([1, 2], torch.zeros(3, 2))
     assert p.sample((0,)).shape == (0, 12)
     with pytest.raises(ValueError, match="0..11"):

@@ -1,5 +1,6 @@
 """Distributions over images, which give training its density, its entropy and its variance."""
 
+from sos.distributions.conditioned_normal import ConditionedNormal
 from sos.distributions.low_rank_normal import LowRankNormal, PrincipalComponents, TrainingTerms
 from sos.distributions.sparse_precision_normal import (
     LowRankPlusSparseNormal,
@@ -7,6 +8,7 @@ from sos.distributions.sparse_precision_normal import (
 )
 
 __all__ = [
+    "ConditionedNormal",
     "LowRankNormal",
     "LowRankPlusSparseNormal",
     "PrincipalComponents",

@@ -245,6 +245,12 @@ def _inverse_root(capacitance: Tensor) -> tuple[Tensor, Tensor]:
     return root, half_logdet
 
 
+def _posterior_root(gram: Tensor) -> Tensor:
+    """T with TTᵀ = (I + G)⁻¹, the covariance of w given all values: (..., R, R)."""
+    items = (gram + _identity_like(gram)).reshape(gram.shape[:-2].numel(), *gram.shape[-2:])
+    return _inverse_root(items)[0].reshape(gram.shape)
+
+
 def _to_residual(block: Tensor, alpha: Tensor) -> Tensor:
     """Turn the rows r of [P; r] into e = r - alpha P, in place, and return them."""
     rank = alpha.shape[-1]
@@ -995,7 +1001,7 @@ class LowRankNormal(Distribution):
         w | b ~ N(m, V), V = (I + WᵀW)⁻¹, m = V Wᵀ D2⁻½ (b - mu2), W = D2⁻½ P2, D2 with
         the noise.
         """
-        index, values, noise = self._observations(index, values, noise_variance)
+        index, values, noise = _observations(self, index, values, noise_variance)
         if index.numel() == 0:
             return self
         diag = self._diag.expand(self._diag.shape[:-1] + self.event_shape)
@@ -1026,21 +1032,62 @@ class LowRankNormal(Distribution):
         new._fixed = self._fixed or bool((diag == 0).any())
         return new
 
-    def _observations(self, index, values, noise_variance) -> tuple[Tensor, Tensor, Tensor]:
-        """Check what is given of some pixels: their numbers (q,), values and noise (..., q)."""
-        index, position, given = _edited_pixels(index, self.event_shape[0], self._loc.device)
+    def marginal(self, index: Tensor | Sequence[int] | int) -> "LowRankNormal":
+        """Return the distribution of some values, N(μ_2, P_2P_2ᵀ + D_2), in ascending order.
+
+        index: pixel numbers, each counted once, or a mask (S,).
+        """
+        index = _edited_pixels(index, self.event_shape[0], self._loc.device)[0]
+        diag = self._diag if self._diag.shape[-1] == 1 else self._diag[..., index]
+        return self._derived(self._loc[..., index], self._factor[..., index, :], diag)
+
+    def marginal_log_prob(self, index, values, noise_variance=None) -> Tensor:
+        """Compute log p(b) of values b of some pixels, nats, float64, (*batch). O(q R² + R³).
+
+        index, values and noise_variance as in `condition`. With noise, b is an observation of the
+        values with that variance. Differentiable as `log_prob` is.
+        """
+        index, values, noise = _observations(self, index, values, noise_variance)
         if index.numel() == 0:
-            return index, index, index
-        values = _per_edit("values", values, position, given, self._loc.device)
-        noise = 0.0 if noise_variance is None else noise_variance
-        noise = _per_edit("noise_variance", noise, position, given, self._loc.device)
-        _check_batches(self, values=values, noise_variance=noise)
-        if self._validate_args:
-            _check_values("values", values)
-            _check_values("noise_variance", noise)
-            if bool((noise < 0).any()):
-                raise ValueError("noise_variance must not be negative; pass None for exact edits")
-        return index, values, noise
+            return values.new_zeros(self.batch_shape)
+        p = self.marginal(index)
+        if bool((noise > 0).any()):
+            p = p._derived(p._loc, p._factor, p._diag.double() + noise)
+            p._fixed = bool((p._diag == 0).any())
+        return p.log_prob(values)
+
+    def conditional_log_prob(self, value: Tensor, index) -> Tensor:
+        """Compute log p(y_1 | y_2), the log-density of all values but those at `index`.
+
+        value (*batch, S) are all values y; index as in `condition`. Nats, float64, (*batch). It is
+        log p(y) - log p(y_2).
+        """
+        mask = torch.zeros(self.event_shape, dtype=torch.bool, device=self.loc.device)
+        mask[_edited_pixels(index, self.event_shape[0], mask.device)[0]] = True
+        return self.log_prob(value) - self.marginal_log_prob(mask, value[..., mask])
+
+    @torch.no_grad()
+    def leave_one_out(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and variance of each value given all others, float64, (*sample, *batch, S).
+
+        They are y_i - (Λ(y - μ))_i/Λ_ii and 1/Λ_ii with Λ = D⁻¹ - D⁻¹P K⁻¹PᵀD⁻¹, K = I + PᵀD⁻¹P:
+        Λ_ii = (1 - h_i)/d_i, where h_i = p_iᵀK⁻¹p_i/d_i. O(S R²), with a float64 copy of P.
+        """
+        value = _check_value(value, self._loc, self._validate_args).double()
+        if self._fixed:
+            raise ValueError(
+                "values that were conditioned on exactly have no variance; use "
+                "condition(..., noise_variance=...) with a positive number"
+            )
+        std = self._diag.double().sqrt()
+        whitened = self._factor.double().mT / std[..., None, :]  # (..., R, S)
+        directions = _posterior_root(whitened @ whitened.mT).mT @ whitened  # K^-½PᵀD^-½
+        white = (value - self.loc.double()) / std
+        shares = (directions @ white[..., None])[..., 0]
+        push = white - (shares[..., None, :] @ directions)[..., 0, :]
+        left = 1 - directions.square().sum(-2)  # 1 - h
+        mean, variance = value - std * push / left, std.square() / left
+        return mean, variance.expand_as(mean)
 
 
 def _transforming() -> bool:
@@ -1087,6 +1134,25 @@ def _shrinking(squares: Tensor, directions: Tensor) -> Tensor:
     shrink = (1 + squares).rsqrt() - 1
     product = directions * shrink.unsqueeze(-2) @ directions.mT
     return _identity_like(product) + product
+
+
+def _observations(p: Distribution, index, values, noise_variance) -> tuple[Tensor, Tensor, Tensor]:
+    """Check what is given of some pixels: their numbers (q,), values and noise (..., q)."""
+    device = p.loc.device
+    index, position, given = _edited_pixels(index, p.event_shape[0], device)
+    if index.numel() == 0:
+        none = torch.zeros(0, dtype=torch.float64, device=device)
+        return index, none, none
+    values = _per_edit("values", values, position, given, device)
+    noise = 0.0 if noise_variance is None else noise_variance
+    noise = _per_edit("noise_variance", noise, position, given, device)
+    _check_batches(p, values=values, noise_variance=noise)
+    if p._validate_args:
+        _check_values("values", values)
+        _check_values("noise_variance", noise)
+        if bool((noise < 0).any()):
+            raise ValueError("noise_variance must not be negative; pass None for exact edits")
+    return index, values, noise
 
 
 def _edited_pixels(index, pixels: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
@@ -1169,10 +1235,7 @@ def _kl_low_rank_normal(p: LowRankNormal, q: LowRankNormal) -> Tensor:
         difference.new_zeros(batch + (pixels,)),
     )
     whitened = q._factor.double() / q._diag.double().sqrt().unsqueeze(-1)
-    gram = whitened.mT @ whitened
-    capacitance = (gram + _identity_like(gram)).reshape(gram.shape[:-2].numel(), q.rank, q.rank)
-    root = _inverse_root(capacitance)[0].reshape(gram.shape)
-    leverage = (whitened @ root).square().sum(-1)
+    leverage = (whitened @ _posterior_root(whitened.mT @ whitened)).square().sum(-1)
     ratio = p._diag.double() / q._diag.double()
     trace = distances[1:].sum(0) + (ratio * (1 - leverage)).sum(-1)
     log_ratio = q._log_det_diag() - p._log_det_diag() + 2 * (rank_q - p.rank_entropy)

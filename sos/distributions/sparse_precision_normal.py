@@ -18,12 +18,13 @@ from functools import cache, reduce
 
 import numpy as np
 import scipy.sparse
-import scipy.sparse.linalg
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints, register_kl
 from torch.nn import functional as F
 
+from sos.distributions import block_cholesky
+from sos.distributions.conditioned_normal import ConditionedNormal
 from sos.distributions.low_rank_normal import (
     LOG_2PI,
     LowRankNormal,
@@ -32,12 +33,12 @@ from sos.distributions.low_rank_normal import (
     _check_value,
     _check_values,
     _combine,
-    _edited_pixels,
     _folded,
     _noise,
+    _observations,
     _operator,
-    _per_edit,
     _pixel,
+    _posterior_root,
     _take,
 )
 
@@ -425,15 +426,15 @@ class SparsePrecisionNormal(Distribution):
     @property
     @torch.no_grad()
     def variance(self) -> Tensor:
-        """Compute diag((LLᵀ)⁻¹) exactly, as squares of L⁻ᵀ, COLUMNS of its columns at a time.
+        """Compute diag((LLᵀ)⁻¹) exactly, from L in blocks of b values, those of k // 2 rows.
 
-        O(S² n) operations and O(S · COLUMNS) memory per batch element: seconds at 64x64.
+        O(S b²) operations per batch element, and O(S b) memory.
         """
-        log_diag, weights = self._items()
-        total = torch.zeros_like(log_diag)
-        for item, one in enumerate(total):
-            for columns in self._inverse_columns(log_diag[item], weights[item]):
-                one += columns.square().sum(0)
+        total, plan = torch.zeros_like(self._items()[0]), self._layout()
+        for item in range(len(total)):  # one after the other: a block fills the cores
+            diag, below = self._lower_blocks(slice(item, item + 1))
+            root = block_cholesky.BlockCholesky(diag.unbind(1), below.unbind(1))
+            total[item] = block_cholesky.flat(root.inverse_diagonal()[..., None], plan)[0, 0]
         return total.reshape(self._extended_shape())
 
     def _inverse_columns(self, log_diag: Tensor, weights: Tensor) -> Iterator[Tensor]:
@@ -463,66 +464,94 @@ class SparsePrecisionNormal(Distribution):
         return scipy.sparse.coo_array(parts, shape=(size, size)).tocsc()
 
     @torch.no_grad()
-    def condition(self, index, values) -> "ConditionedSparseNormal":
-        """Condition on values b of some pixels (eq. 6–7), in the precision form.
+    def condition(self, index, values, noise_variance=None) -> ConditionedNormal:
+        """Condition on values b of some pixels (eq. 6–7), in the precision form. No gradients.
 
-        index and values as in `LowRankNormal.condition`. One distribution, batch shape ().
-        Λ_11 (μ_1' - μ_1) = -Λ_12 (b - μ_2), Λ = LLᵀ.
+        index, values and noise_variance as in `LowRankNormal.condition`. With Λ = LLᵀ, fixed values
+        2 and no noise, Λ_11 (μ_1' - μ_1) = -Λ_12 (b - μ_2). O(S b²) operations and O(S b) memory
+        per batch element, where b is the number of values of k // 2 rows.
         """
-        if self.batch_shape:
-            raise ValueError(
-                f"condition takes one distribution, not a batch {tuple(self.batch_shape)}: p[0]"
-            )
-        device = self._loc.device
-        index, position, given = _edited_pixels(index, self.event_shape[0], device)
-        values = _per_edit("values", values, position, given, device)
-        if values.dim() > 1:
-            raise ValueError(
-                f"values must be one number or {given}, not {tuple(values.shape)}; condition once "
-                f"for each"
-            )
-        _check_values("values", values)
-        return ConditionedSparseNormal(self, index.cpu().numpy(), values.cpu().numpy())
+        return self._condition(index, values, noise_variance)
+
+    def _condition(self, index, values, noise_variance) -> ConditionedNormal:
+        return _condition(self, self, self.loc[..., None, :], index, values, noise_variance)
+
+    def marginal_log_prob(self, index, values, noise_variance=None) -> Tensor:
+        """Compute log p(b) of values b of some pixels, nats, float64, (*batch). Differentiable.
+
+        Arguments and cost are those of `condition`.
+        """
+        return self._condition(index, values, noise_variance).log_evidence
+
+    conditional_log_prob = LowRankNormal.conditional_log_prob
+
+    @torch.no_grad()
+    def leave_one_out(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and variance of each value given all others, float64, (*sample, *batch, S).
+
+        They are y_i - (Λ(y - μ))_i/Λ_ii and 1/Λ_ii, with Λ = LLᵀ. O(S n).
+        """
+        p, value = self._double(), _check_value(value, self._loc, self._validate_args).double()
+        precision = p._precision_diagonal()
+        push = p._unwhiten(p.whiten(value - p.loc))
+        return value - push / precision, (1 / precision).expand_as(push)
+
+    def _precision_diagonal(self) -> Tensor:
+        """diag(LLᵀ): (..., S)."""
+        own = (2 * self._log_diag).exp()
+        return own + _pushed(self._off_diag.square(), self._steps(), self.shape)
+
+    def _unwhiten(self, white: Tensor) -> Tensor:
+        """L u (..., S)."""
+        weights = self._off_diag * white[..., None, :]
+        return self._log_diag.exp() * white + _pushed(weights, self._steps(), self.shape)
+
+    def _double(self) -> "SparsePrecisionNormal":
+        """The same distribution in float64."""
+        parts = (x.double() for x in (self._loc, self._log_diag, self._off_diag))
+        return SparsePrecisionNormal(*parts, self.shape, validate_args=False).expand(
+            self.batch_shape
+        )
+
+    def _steps(self) -> tuple[tuple[int, int, int], ...]:
+        return offsets(self.neighbourhood, self.shape[0])
+
+    def _layout(self) -> block_cholesky.Layout:
+        return block_cholesky.layout(self.shape, self._steps(), str(self._loc.device))
+
+    def _lower_blocks(self, items: slice = slice(None)) -> block_cholesky.BlockTridiagonal:
+        """L of some batch elements, in blocks."""
+        log_diag, weights = (x[items] for x in self._items())
+        return block_cholesky.lower_blocks(log_diag, weights, self.shape, self._steps())
 
 
-class ConditionedSparseNormal:
-    """Hold mean and samples of a SparsePrecisionNormal, edited values fixed; see `condition`.
+def _pushed(weights: Tensor, steps, shape: Shape) -> Tensor:
+    """Sum weights w_f(k) (..., n, S) at the values k + f where they lead: (..., S)."""
+    turned = weights.flip(-1).unflatten(-1, shape)  # every axis the other way round
+    total = turned.new_zeros(turned.shape[:-4] + turned.shape[-3:])
+    for number, step in enumerate(steps):
+        total = total + _shifted(turned[..., number, :, :, :], [step])[0]
+    return total.flatten(-3).flip(-1)
 
-    Λ_11 is factorised once (sparse LU). A sample of N(0, Λ_11⁻¹) is the solution of
-    Λ_11 x = L_1 u: the right side has the covariance L_1 L_1ᵀ = Λ_11.
-    """
 
-    def __init__(self, p: SparsePrecisionNormal, index: np.ndarray, values: np.ndarray):
-        self._p, size = p, p.event_shape[0]
-        self._free = np.setdiff1d(np.arange(size), index)
-        self._root = p.root().tocsr()
-        loc = p.loc.detach().double().cpu().numpy().copy()
-        known = self._root[index]
-        push = self._root[self._free] @ (known.T @ (values - loc[index]))
-        precision = (self._root[self._free] @ self._root[self._free].T).tocsc()
-        self._solve = scipy.sparse.linalg.splu(precision).solve if len(self._free) else None
-        loc[index] = values
-        if len(self._free):
-            loc[self._free] -= self._solve(push)
-        self._mean = loc
-
-    @property
-    def mean(self) -> Tensor:
-        """Return the conditional mean (S,)."""
-        return torch.from_numpy(self._mean).to(self._p.loc)
-
-    def rsample_from(self, noise: Tensor) -> Tensor:
-        """Return samples for given standard normal u (..., S); without gradients."""
-        u = noise.detach().double().cpu().numpy().reshape(-1, len(self._mean))
-        y = np.tile(self._mean, (len(u), 1))
-        if len(self._free):
-            y[:, self._free] += self._solve(self._root[self._free] @ u.T).T
-        return torch.from_numpy(y).to(self._p.loc).reshape(noise.shape)
-
-    def sample(self, sample_shape=(), generator: torch.Generator | None = None) -> Tensor:
-        """Draw samples (*sample_shape, S)."""
-        shape = torch.Size(sample_shape) + self._p.event_shape
-        return self.rsample_from(torch.randn(shape, generator=generator, dtype=torch.float64))
+def _condition(
+    p: Distribution, local: SparsePrecisionNormal, rows: Tensor, index, values, noise_variance
+) -> ConditionedNormal:
+    """Condition p = N(μ, PPᵀ + local), with μ and the columns of P as `rows` (*batch, 1 + R, S)."""
+    index, values, noise = _observations(p, index, values, noise_variance)
+    lead = torch.broadcast_shapes(values.shape[:-1], noise.shape[:-1], p.batch_shape)
+    if lead != p.batch_shape:
+        raise ValueError(
+            f"values must be one number, (q,) or of the batch {tuple(p.batch_shape)}, not "
+            f"{tuple(lead)}; expand the distribution, or condition once for each"
+        )
+    items = p.batch_shape.numel()
+    observed = index, *(x.expand(lead + index.shape).reshape(items, -1) for x in (values, noise))
+    rows = rows.reshape(items, *rows.shape[-2:]).double()
+    local = local.expand(p.batch_shape)
+    return ConditionedNormal(
+        local._lower_blocks(), local._layout(), rows, observed, p.batch_shape, p.loc
+    )
 
 
 class LowRankPlusSparseNormal(Distribution):
@@ -623,6 +652,40 @@ class LowRankPlusSparseNormal(Distribution):
         return self.rsample_from(noise, torch.randn(shape, **options))
 
     sample = LowRankNormal.sample
+
+    @torch.no_grad()
+    def condition(self, index, values, noise_variance=None) -> ConditionedNormal:
+        """Condition on values b of some pixels (eq. 6–7): e given w, and then w. No gradients.
+
+        Arguments and cost are those of `SparsePrecisionNormal.condition`.
+        """
+        return self._condition(index, values, noise_variance)
+
+    def _condition(self, index, values, noise_variance) -> ConditionedNormal:
+        rows = torch.cat([self.loc[..., None, :], self.cov_factor.mT], -2)
+        return _condition(self, self.local, rows, index, values, noise_variance)
+
+    marginal_log_prob = SparsePrecisionNormal.marginal_log_prob
+    conditional_log_prob = LowRankNormal.conditional_log_prob
+
+    @torch.no_grad()
+    def leave_one_out(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and variance of each value given all others, float64, (*sample, *batch, S).
+
+        They are y_i - (A(y - μ))_i/A_ii and 1/A_ii with A = Λ - ΛP(I + PᵀΛP)⁻¹PᵀΛ, which is
+        L(I - QK⁻¹Qᵀ)Lᵀ, Q = LᵀP. O(S (n R + R²)).
+        """
+        value = _check_value(value, self.local.loc, self.local._validate_args).double()
+        local = self.local.expand(self.batch_shape)._double()
+        columns = self.cov_factor.double().movedim(-1, 0)  # (R, *batch, S)
+        whitened = local.whiten(columns).movedim(0, -2)  # (*batch, R, S)
+        directions = _posterior_root(whitened @ whitened.mT).mT @ whitened  # K^-½Qᵀ (.., R, S)
+        spread = local._unwhiten(directions.movedim(-2, 0)).movedim(0, -2)
+        precision = local._precision_diagonal() - spread.square().sum(-2)
+        white = local.whiten(value - self.loc.double())
+        shares = (directions @ white[..., None])[..., 0]  # (*sample, *batch, R)
+        push = local._unwhiten(white - (shares[..., None, :] @ directions)[..., 0, :])
+        return value - push / precision, (1 / precision).expand_as(push)
 
     def rsample_from(self, noise_factor: Tensor, noise_local: Tensor) -> Tensor:
         """Return μ + P w + L⁻ᵀu for given noise w (..., R) and u (..., S)."""
