@@ -138,3 +138,53 @@ def test_missing_asset_is_not_needed_to_import(monkeypatch):
     monkeypatch.setattr(brains, "ASSET", brains.ASSET.with_name("absent.npz"))
     with pytest.raises(FileNotFoundError, match="absent.npz"):
         brains.render(0)
+
+
+def test_a_changed_factor_changes_what_it_stands_for_and_nothing_else():
+    before = brains.render(7)
+    wider = brains.render(7, changes={"ventricle_growth": 0.8})
+    names = list(brains.FACTORS)
+    same = [k for k, name in enumerate(names) if name != "ventricle_growth"]
+    np.testing.assert_array_equal(wider.factors[same], before.factors[same])
+    assert wider.factors[names.index("ventricle_growth")] == np.float32(0.8)
+    ventricles = brains.REGIONS.index("ventricles")
+    assert (wider.regions == ventricles).sum() > 1.2 * (before.regions == ventricles).sum()
+    brighter = brains.render(7, changes={"gray_intensity": 0.7})
+    np.testing.assert_array_equal(brighter.regions, before.regions)
+    gray = before.regions == brains.REGIONS.index("gray")
+    change = brighter.image[0].astype(float) - before.image[0]
+    # Pixels of the border hold a little gray matter.
+    assert change[gray].mean() > 20 and change[before.regions == 0].mean() < 0.5
+    for unchanged in (brains.render(7, changes={}), brains.render(7, changes=None)):
+        np.testing.assert_array_equal(unchanged.image, before.image)
+
+
+@pytest.mark.parametrize("lesion, sign", [((12, -0.2), -1), ((12, 0.2), 1)])
+def test_a_lesion_changes_its_own_place_alone(lesion, sign):
+    before = brains.render(7)
+    after, share = brains.render_lesion(7, brains.Lesion(*lesion))
+    assert share.shape == before.regions.shape and 0 <= share.min() and share.max() <= 1
+    change = after.image[0].astype(float) - before.image[0]
+    assert (share > 0.9).sum() > 5
+    assert not change[share == 0].any()
+    assert (sign * change[share > 0.9] > 20).all()
+    small = brains.render_lesion(7, brains.Lesion(6, -0.2))[1]
+    assert 0 < small.sum() < share.sum() and not small[share == 0].any()
+
+
+def test_textures_leave_the_mean_and_sizes_agree():
+    before = brains.render(7, 160, 128)
+    after, share = brains.render_lesion(7, brains.Lesion(25, 0, 0.1), 160, 128)
+    change = (after.image[0].astype(float) - before.image[0])[share > 0.99]
+    assert change.std() > 10 and abs(change.mean()) < 0.4 * change.std()
+    small = brains.render_lesion(7, brains.Lesion(25, 0, 0.1), 80, 64)[1]
+    assert abs(share.mean() - small.mean()) < 0.1 * share.mean()
+
+
+def test_what_cannot_be_changed_is_refused():
+    with pytest.raises(ValueError, match="no factor is called hair_red; expected age"):
+        brains.render(0, changes={"hair_red": 1})
+    with pytest.raises(ValueError, match="age is nan; give it a finite value"):
+        brains.render(0, changes={"age": np.nan})
+    with pytest.raises(ValueError, match="positive radius"):
+        brains.render_lesion(0, brains.Lesion(0, -0.2))

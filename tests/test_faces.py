@@ -151,3 +151,25 @@ def test_pictures_are_those_of_this_version():
 def test_bad_arguments_say_what_to_do(arguments, words):
     with pytest.raises(ValueError, match=words):
         render(*arguments)
+
+
+def test_a_changed_factor_changes_its_region_and_nothing_else():
+    before, hair = render(1), {"hair_red": 0.8, "hair_green": 0.6, "hair_blue": 0.3}
+    after = render(1, changes=hair)
+    np.testing.assert_array_equal(after.regions, before.regions)
+    change = np.abs(after.image.astype(float) - before.image).max(0)
+    region = before.regions == REGIONS.index("hair")
+    assert change[region].mean() > 50
+    for name in ("background", "skin", "clothes", "eyes", "mouth"):  # their borders hold hair
+        assert change[before.regions == REGIONS.index(name)].mean() < 3, name
+    for name, value in hair.items():
+        assert after.factors[FACTORS.index(name)] == np.float32(value)
+    kept = [k for k, name in enumerate(FACTORS) if name not in hair]
+    np.testing.assert_array_equal(after.factors[kept], before.factors[kept])
+    np.testing.assert_array_equal(render(1, changes={}).image, before.image)
+    with pytest.raises(
+        ValueError, match="no factor is called ventricle_growth; expected skin_tone"
+    ):
+        render(0, changes={"ventricle_growth": 1})
+    with pytest.raises(ValueError, match="smile is inf"):
+        render(0, changes={"smile": np.inf})

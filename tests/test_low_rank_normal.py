@@ -615,6 +615,23 @@ def test_marginal_and_conditional_densities_match_dense(name, noise):
 
 
 @pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_the_posterior_of_the_noise_is_a_ridge_regression(name, noise):
+    p = LowRankNormal(*make(name))
+    index = torch.tensor([2, 0])[: max(1, p.event_shape[0] - 1)] % p.event_shape[0]
+    values = torch.randn(*p.batch_shape, len(index), dtype=torch.float64)
+    mean, spread = p.noise_posterior(index, values, noise)
+    known = p.cov_factor[..., index, :]
+    sigma = covariance(p)[..., index, :][..., index] + noise * torch.eye(len(index)).double()
+    gain = torch.linalg.solve(sigma, known).mT
+    close(mean, (gain @ (values - p.loc[..., index])[..., None])[..., 0])
+    close(spread, torch.eye(p.rank) - gain @ known)
+    nothing, whole = p.noise_posterior([], 0.0)
+    assert not nothing.any() and nothing.shape == p.batch_shape + (p.rank,)
+    close(whole, torch.eye(p.rank).double().expand(*p.batch_shape, p.rank, p.rank))
+
+
+@pytest.mark.parametrize("name", SHAPES)
 def test_leaving_one_out_matches_dense(name):
     p = LowRankNormal(*make(name))
     y = torch.randn(2, *p.batch_shape, *p.event_shape, dtype=torch.float64)

@@ -209,6 +209,19 @@ def test_conditional_density_and_leave_one_out(shape, k, build):
     torch.testing.assert_close(p.conditional_log_prob(y, held), whole - part)
 
 
+@each_shape
+def test_the_posterior_of_the_noise(shape, k):
+    p, held = with_low_rank(shape, k), seen(math.prod(shape))
+    values, noise = torch.randn(2, len(held), dtype=torch.float64).abs()
+    mean, spread = p.noise_posterior(held, values, noise)
+    expected, covariance, factor = *dense_moments(p), p.cov_factor
+    known = covariance[held][:, held] + torch.diag(noise)
+    gain = torch.linalg.solve(known, factor[held]).T
+    torch.testing.assert_close(mean, gain @ (values - expected[held]), rtol=1e-8, atol=1e-9)
+    left = torch.eye(2, dtype=torch.float64) - gain @ factor[held]
+    torch.testing.assert_close(spread, left, rtol=1e-8, atol=1e-9)
+
+
 @each_kind
 def test_marginal_density_has_gradients(build):
     p, held = build((3, 4, 3), 3), seen(36)

@@ -173,12 +173,9 @@ def noise_length(p: LowRankNormal, strokes: Iterable[Stroke], shape: Shape) -> f
 
     A random draw has about √R.
     """
-    moved = (condition(p, strokes, shape).mean - p.loc).double()
-    index, _, _ = edits(strokes, shape)
-    free = torch.ones_like(moved, dtype=torch.bool)
-    free[index] = False  # painted values need not lie in the span of P
-    factor = p.cov_factor.double()[free]
-    return torch.linalg.lstsq(factor, moved[free, None]).solution.norm().item()
+    check_shape(p, shape)
+    index, values, variance = (x.to(p.loc.device) for x in edits(strokes, shape))
+    return p.noise_posterior(index, values, variance)[0].norm().item()
 
 
 def condition_sample(

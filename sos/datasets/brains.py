@@ -6,12 +6,14 @@ quantities except the pixel noise are in millimetres, and each has its own rando
 subject is the same at every size. The template's licence is in data/assets/BRAIN_LICENCE.txt.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
+from sos.datasets.factors import changed
 from sos.system import paths
 
 VERSION = 1  # bump when any picture changes
@@ -22,8 +24,11 @@ ASSET = paths.ASSETS / "brain.npz"
 VIEW_MM = (204.0, 163.0)  # height, width: the 233x197 mm slice without its empty border
 CENTRE_MM = (0.0, -17.0)  # x, y of the middle of the brain in template space
 SAMPLE_MM = 1.3  # coarsest sampling of the tissue maps; larger pixels average several samples
+LESION_REACH_MM = (65.0, 48.0)  # y, x: semi-axes of the ellipse of lesions' middles
+LESION_EDGE_MM = 2.0  # over which a lesion begins
+LESION_GRAIN_MM = 5.0  # of its texture
 GRID_HALF_MM = (140.0, 120.0)  # y, x reach of the control grids of smooth fields
-STREAMS = {"factors": 0, "shape": 1, "folds": 2, "tissue": 3, "bias": 4, "noise": 5}
+STREAMS = {"factors": 0, "shape": 1, "folds": 2, "tissue": 3, "bias": 4, "noise": 5, "lesion": 6}
 TAG = 0x5B7A15  # keeps these random streams apart from those of other data sets
 
 
@@ -50,6 +55,14 @@ class Factors(NamedTuple):
     noise: float  # standard deviation of each quadrature channel
 
 
+class Lesion(NamedTuple):
+    """Say what a round lesion in a subject's gray and white matter looks like."""
+
+    radius_mm: float
+    contrast: float  # change of the intensity, a fraction of the display range
+    texture: float = 0.0  # standard deviation of additional noise, smooth over LESION_GRAIN_MM
+
+
 class Rendered(NamedTuple):
     """Hold one image and its ground truth."""
 
@@ -61,27 +74,54 @@ class Rendered(NamedTuple):
 FACTORS: tuple[str, ...] = Factors._fields
 
 
-def render(index: int, height: int = 80, width: int = 64) -> Rendered:
-    """Render image number `index` of the endless data set.
+def render(
+    index: int, height: int = 80, width: int = 64, changes: Mapping[str, float] | None = None
+) -> Rendered:
+    """Render image number `index`, or the same subject with other values of some FACTORS.
 
-    Raises ValueError for a negative index or a side under 16 pixels.
+    A factor is changed by itself; a changed age changes no ventricle. Raises ValueError for a
+    negative index, a side under 16 pixels, unknown factors and values that are not finite.
     """
+    return _render(index, height, width, changes, None)[0]
+
+
+def render_lesion(
+    index: int, lesion: Lesion, height: int = 80, width: int = 64
+) -> tuple[Rendered, np.ndarray]:
+    """Render image number `index` with a lesion, whose middle is the same for every kind.
+
+    Also returns each pixel's share of the lesion, float32 (height, width), all zero where its place
+    holds neither gray nor white matter. Raises ValueError as `render` does, and for lesions without
+    a positive radius.
+    """
+    if not (np.isfinite(lesion).all() and lesion.radius_mm > 0):
+        raise ValueError(f"a lesion needs a positive radius and finite numbers, not {lesion}")
+    return _render(index, height, width, None, lesion)
+
+
+def _render(index, height, width, changes, lesion) -> tuple[Rendered, np.ndarray]:
+    """Render a subject; return each pixel's share of its lesion as well."""
     if index < 0:
         raise ValueError(f"index is {index}, expected 0 or more: count pictures from zero")
     if min(height, width) < 16:
         raise ValueError(f"size is {height}x{width}, expected at least 16x16: ask for more pixels")
-    factors = _factors(_random(index, "factors"))
+    factors = _factors(_random(index, "factors"))._replace(**changed(FACTORS, changes))
     view = _view(height, width)
     points = _template_points(factors, index, view)  # (3, rows, columns) mm
     tissues, detail = _tissues(factors, index, view, points)  # (5, rows, columns), (rows, columns)
     fractions = _average(tissues, view.samples)  # (5, height, width)
-    signal = _average(_signal(factors, tissues, detail), view.samples)
-    image = _acquire(factors, index, view, signal, fractions[0])
-    return Rendered(
+    signal, share = _signal(factors, tissues, detail), np.zeros_like(detail)
+    if lesion is not None:
+        place, look = _lesion(index, view, lesion)
+        share = place * (tissues[3] + tissues[4])
+        signal = signal + look * share
+    image = _acquire(factors, index, view, _average(signal, view.samples), fractions[0])
+    rendered = Rendered(
         image=np.rint(255 * image).astype(np.uint8)[None],
         factors=np.array(factors, np.float32),
         regions=fractions.argmax(0).astype(np.uint8),
     )
+    return rendered, _average(share, view.samples)
 
 
 def _random(index: int, stream: str) -> np.random.Generator:
@@ -290,6 +330,17 @@ def _signal(factors: Factors, tissues: np.ndarray, detail: np.ndarray) -> np.nda
     fluid, gray, white = factors.csf_intensity, factors.gray_intensity, factors.white_intensity
     means = np.array([0, fluid, fluid, gray, white], np.float32)
     return np.tensordot(means, tissues, 1) + 0.8 * detail * (tissues[3] + tissues[4])
+
+
+def _lesion(index: int, view: View, lesion: Lesion) -> tuple[np.ndarray, np.ndarray]:
+    """Return where a lesion is (rows, columns), with a soft edge, and how it changes intensity."""
+    stream = _random(index, "lesion")
+    distance, angle = stream.random() ** 0.5, stream.uniform(0, 2 * np.pi)
+    middle = distance * np.array([np.sin(angle), np.cos(angle)]) * LESION_REACH_MM
+    away = np.hypot(view.y[:, None] - middle[0], view.x - middle[1])
+    place = np.clip((lesion.radius_mm - away) / LESION_EDGE_MM + 0.5, 0, 1).astype(np.float32)
+    grain = _smooth_field(stream, view, LESION_GRAIN_MM, 1)[0]
+    return place, np.float32(lesion.contrast) + np.float32(lesion.texture) * grain
 
 
 def _acquire(

@@ -13,10 +13,12 @@ and knots (points along a strand).
 """
 
 import functools
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from sos.datasets.factors import changed
 from sos.system import paths
 
 VERSION: int = 1  # bump when any picture changes
@@ -78,8 +80,15 @@ class Rendered(NamedTuple):
     regions: np.ndarray  # uint8 (height, width), index into REGIONS
 
 
-def render(index: int, height: int = 64, width: int = 64) -> Rendered:
-    """Draw person `index`. Raises ValueError for a negative index or a side under 16 pixels."""
+def render(
+    index: int, height: int = 64, width: int = 64, changes: Mapping[str, float] | None = None
+) -> Rendered:
+    """Draw person `index`, or what they would look like with other values of some FACTORS.
+
+    What a factor decided when the person was drawn stays as it was: a changed age changes the
+    shape of the head, but turns no hair gray. Raises ValueError for a negative index, a side under
+    16 pixels, unknown factors and values that are not finite.
+    """
     if index < 0:
         raise ValueError(f"index is {index}; it must be 0 or more: count persons from 0.")
     if min(height, width) < 16:
@@ -88,6 +97,7 @@ def render(index: int, height: int = 64, width: int = 64) -> Rendered:
             "and shrink the result."
         )
     head, traits = _head(), _draw_traits(index)
+    traits |= {name: _single(value) for name, value in changed(FACTORS, changes).items()}
     scene = _build_scene(head, traits)
     size = height * _SUPERSAMPLING, width * _SUPERSAMPLING
     screen = _project(scene.positions, traits, *size)

@@ -77,6 +77,7 @@ class ConditionedNormal:
         capacitance = gram[:, 1:, 1:]
         root, half_logdet = _inverse_root(capacitance + _identity_like(capacitance))
         weights = root @ (root.mT @ gram[:, 1:, :1])  # E[w | b] (items, R, 1)
+        self._noise = weights[..., 0], root @ root.mT
         left = rows[:, 1:] - e[:, 1:]  # what of P the observations leave
         self._mean = rows[:, 0] + e[:, 0] + (weights.mT @ left)[:, 0]
         self._factor = root.mT @ left  # (items, R, S)
@@ -99,6 +100,11 @@ class ConditionedNormal:
         """Compute the conditional variances (*batch, S), zero where values are known exactly."""
         local = flat(self._cholesky.inverse_diagonal()[..., None], self._plan)[:, 0]
         return self._own(local * self._free + self._factor.square().sum(-2))
+
+    @property
+    def noise_posterior(self) -> tuple[Tensor, Tensor]:
+        """Return mean (*batch, R) and covariance (*batch, R, R) of w | b, float64."""
+        return tuple(x.reshape(self.batch_shape + x.shape[1:]) for x in self._noise)
 
     def rsample_from(self, *noise: Tensor) -> Tensor:
         """Return samples (*sample, *batch, S) for the noise that the distribution itself takes.

@@ -1006,16 +1006,13 @@ class LowRankNormal(Distribution):
             return self
         diag = self._diag.expand(self._diag.shape[:-1] + self.event_shape)
         diag_2 = diag[..., index].double()
-        factor_2 = self._factor[..., index, :].double()
         offset = values - self._loc[..., index].double()
         total = diag_2 + noise
-        weight = torch.where(total > 0, 1 / total, 0.0)
-        kept = noise * weight  # the share of a pixel's own noise that remains: 0 for exact edits
-        squares, directions = _right_singular(weight.sqrt().unsqueeze(-1) * factor_2)
-        cross = (weight * offset).unsqueeze(-2) @ factor_2
-        inverse = 1 / (1 + squares).unsqueeze(-2)
-        weights = (cross @ directions * inverse) @ directions.mT  # (..., 1, R)
-        root = _shrinking(squares, directions).to(self._loc.dtype)
+        # the share of a pixel's own noise that remains: 0 for exact edits
+        kept = noise * torch.where(total > 0, 1 / total, 0.0)
+        weights, root = self._regress(index, offset, noise)
+        root = root.to(self._loc.dtype)
+        factor_2 = self._factor[..., index, :].double()
         factor = _product(root, self._factor.mT)  # (..., R, S)
         factor[..., index] *= kept.unsqueeze(-2).to(factor.dtype)
         shift = _product(weights.to(self._loc.dtype), self._factor.mT).squeeze(-2)
@@ -1031,6 +1028,31 @@ class LowRankNormal(Distribution):
         new = self._derived(loc, factor.mT, diag)
         new._fixed = self._fixed or bool((diag == 0).any())
         return new
+
+    def _regress(self, index: Tensor, offset: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mᵀ (..., 1, R) and V^½ (..., R, R) of w | b, by `offset` = b - mu2, in float64."""
+        diag = self._diag.expand(self._diag.shape[:-1] + self.event_shape)
+        total = diag[..., index].double() + noise
+        weight = torch.where(total > 0, 1 / total, 0.0)
+        factor_2 = self._factor[..., index, :].double()
+        squares, directions = _right_singular(weight.sqrt().unsqueeze(-1) * factor_2)
+        cross = (weight * offset).unsqueeze(-2) @ factor_2
+        inverse = 1 / (1 + squares).unsqueeze(-2)
+        return (cross @ directions * inverse) @ directions.mT, _shrinking(squares, directions)
+
+    @torch.no_grad()
+    def noise_posterior(self, index, values, noise_variance=None) -> tuple[Tensor, Tensor]:
+        """Return mean (*batch, R) and covariance (*batch, R, R) of the noise ω of P, given b.
+
+        Arguments are those of `condition`. float64, no gradients. A draw has the length √R; the
+        mean is as long as what the values ask for.
+        """
+        index, values, noise = _observations(self, index, values, noise_variance)
+        offset = values - self._loc[..., index].double()
+        mean, root = self._regress(index, offset, noise)
+        batch = torch.broadcast_shapes(self.batch_shape, mean.shape[:-2])
+        mean, covariance = mean.squeeze(-2), root @ root.mT
+        return mean.expand(batch + mean.shape[-1:]), covariance.expand(batch + root.shape[-2:])
 
     def marginal(self, index: Tensor | Sequence[int] | int) -> "LowRankNormal":
         """Return the distribution of some values, N(μ_2, P_2P_2ᵀ + D_2), in ascending order.

@@ -665,6 +665,13 @@ class LowRankPlusSparseNormal(Distribution):
         rows = torch.cat([self.loc[..., None, :], self.cov_factor.mT], -2)
         return _condition(self, self.local, rows, index, values, noise_variance)
 
+    def noise_posterior(self, index, values, noise_variance=None) -> tuple[Tensor, Tensor]:
+        """Return mean (*batch, R) and covariance (*batch, R, R) of the noise ω of P, given b.
+
+        Arguments and cost are those of `condition`.
+        """
+        return self.condition(index, values, noise_variance).noise_posterior
+
     marginal_log_prob = SparsePrecisionNormal.marginal_log_prob
     conditional_log_prob = LowRankNormal.conditional_log_prob
 
