@@ -626,6 +626,12 @@ def test_the_posterior_of_the_noise_is_a_ridge_regression(name, noise):
     gain = torch.linalg.solve(sigma, known).mT
     close(mean, (gain @ (values - p.loc[..., index])[..., None])[..., 0])
     close(spread, torch.eye(p.rank) - gain @ known)
+    gram, constant = p.observed_gram(index, values, noise)
+    cross = gram[..., :1, 1:]  # completing the square in ω gives the density of the values
+    inner = torch.linalg.inv(gram[..., 1:, 1:] + torch.eye(p.rank).double())
+    square = gram[..., 0, 0] - (cross @ inner @ cross.mT)[..., 0, 0]
+    density = -0.5 * (constant + square - torch.linalg.slogdet(inner)[1])
+    close(density, p.marginal_log_prob(index, values, noise))
     nothing, whole = p.noise_posterior([], 0.0)
     assert not nothing.any() and nothing.shape == p.batch_shape + (p.rank,)
     close(whole, torch.eye(p.rank).double().expand(*p.batch_shape, p.rank, p.rank))

@@ -61,7 +61,7 @@ def test_what_was_measured_here_counts_unless_the_release_is_asked_for(
     weights, expected, monkeypatch
 ):
     for place, name in {"_cached": "cache", "released": "release"}.items():
-        monkeypatch.setattr(seeds, place, lambda e, s, n=name: {"from": n})
+        monkeypatch.setattr(seeds, place, lambda e, s, kind, n=name: {"from": n})
     assert seeds.recorded(EXPERIMENT, PROFILE.evaluation, weights) == {"from": expected}
 
 

@@ -220,6 +220,13 @@ def test_the_posterior_of_the_noise(shape, k):
     torch.testing.assert_close(mean, gain @ (values - expected[held]), rtol=1e-8, atol=1e-9)
     left = torch.eye(2, dtype=torch.float64) - gain @ factor[held]
     torch.testing.assert_close(spread, left, rtol=1e-8, atol=1e-9)
+    gram, constant = p.observed_gram(held, values, noise)
+    local = dense(p.local).covariance_matrix[held][:, held] + torch.diag(noise)
+    columns = torch.cat([(values - expected[held])[:, None], factor[held]], 1)
+    inverse = torch.linalg.inv(local) if len(held) else local
+    torch.testing.assert_close(gram, columns.T @ inverse @ columns, rtol=1e-8, atol=1e-9)
+    log_det = torch.linalg.slogdet(local)[1] + len(held) * math.log(2 * math.pi)
+    torch.testing.assert_close(constant, log_det)
 
 
 @each_kind

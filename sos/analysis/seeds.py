@@ -1,10 +1,16 @@
-"""What was measured of models from several seeds: one released file for each model's name."""
+"""What was measured of models from several seeds: one released file for each model's name.
+
+Two kinds of measurement are kept so: "observation", which `sos.analysis.evaluation` makes of every
+model, and "editing", of `sos.analysis.editing_study`.
+"""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
-from sos.analysis import evaluation
+from sos.analysis import editing_study, evaluation
 from sos.config import Evaluation, Experiment
 from sos.system import paths
 from sos.training import store
@@ -12,41 +18,64 @@ from sos.training import store
 EVALUATIONS = paths.DATA / "evaluations"
 
 
+class Measurement(NamedTuple):
+    """Say how one kind of measurement is made and what its files are called."""
+
+    prefix: str  # of the names of files
+    cache_key: Callable[[store.Model, Evaluation], dict]
+    load_or_measure: Callable[[store.Model, Evaluation], dict]
+
+
+MEASUREMENTS = {
+    "observation": Measurement("", evaluation.cache_key, evaluation.load_or_measure),
+    "editing": Measurement("editing-", editing_study.cache_key, editing_study.load_or_measure),
+}
+
+
 def released_file(name: str) -> Path:
     """Return the file of a model's released measurements, for all seeds."""
     return EVALUATIONS / f"{name}.json"
 
 
-def recorded(experiment: Experiment, settings: Evaluation, weights: str = "train") -> dict | None:
+def recorded(
+    experiment: Experiment, settings: Evaluation, weights: str = "train", kind: str = "observation"
+) -> dict | None:
     """Return what was measured of a training, or None where nothing was.
 
     With the `weights` "released" that is first of all what is released, and otherwise what was
     measured here. A training with other settings than today's counts as none.
     """
     places = (released, _cached) if weights == "released" else (_cached, released)
-    found = (place(experiment, settings) for place in places)
+    found = (place(experiment, settings, kind) for place in places)
     return next((numbers for numbers in found if numbers is not None), None)
 
 
-def _cached(experiment: Experiment, settings: Evaluation) -> dict | None:
+def _cached(experiment: Experiment, settings: Evaluation, kind: str) -> dict | None:
     """Return what was measured of a model in the cache."""
     folder = store.find(experiment, "train")
     if folder is None:
         return None
-    key = evaluation.cache_key(store.load(experiment, folder), settings)
-    return evaluation.measured(key, [evaluation.cached_file(experiment.name, key)])
+    made = MEASUREMENTS[kind]
+    key = made.cache_key(store.load(experiment, folder), settings)
+    return evaluation.measured(key, [evaluation.cached_file(made.prefix + experiment.name, key)])
 
 
-def released(experiment: Experiment, settings: Evaluation) -> dict | None:
+def released(
+    experiment: Experiment, settings: Evaluation, kind: str = "observation"
+) -> dict | None:
     """Return what is released of a training."""
-    file = released_file(experiment.name)
+    file = released_file(MEASUREMENTS[kind].prefix + experiment.name)
     entries = json.loads(file.read_text()) if file.exists() else {}
     entry = entries.get(store.cache_key(experiment))
     return entry and entry["numbers"]
 
 
 def of_all(
-    experiment: Experiment, settings: Evaluation, weights: str = "train", most: int = 5
+    experiment: Experiment,
+    settings: Evaluation,
+    weights: str = "train",
+    most: int = 5,
+    kind: str = "observation",
 ) -> list[dict]:
     """Return what is recorded of the seeds 0 to `most` - 1 of a model, in their order.
 
@@ -55,22 +84,24 @@ def of_all(
     found = []
     for seed in range(most):
         training = replace(experiment.training, seed=seed)
-        numbers = recorded(replace(experiment, training=training), settings, weights)
+        numbers = recorded(replace(experiment, training=training), settings, weights, kind)
         if numbers is not None:
             found.append({"seed": seed} | numbers)
     return found
 
 
-def release(model: store.Model, settings: Evaluation) -> None:
+def release(model: store.Model, settings: Evaluation, kind: str = "observation") -> None:
     """Add what was measured of a model, if it was, to the released file of its name."""
-    file, experiment = released_file(model.experiment.name), model.experiment
+    made, experiment = MEASUREMENTS[kind], model.experiment
+    name = made.prefix + experiment.name
+    file, key = released_file(name), made.cache_key(model, settings)
     entries = json.loads(file.read_text()) if file.exists() else {}
-    key = evaluation.cache_key(model, settings)
-    measured = evaluation.cached_file(experiment.name, key)
+    measured = evaluation.cached_file(name, key)
     if not measured.exists():  # killed before
         return
     content = json.loads(measured.read_text())
     content["seed"], content["training_seconds"] = experiment.training.seed, model.meta["seconds"]
     entries[store.cache_key(experiment)] = content
     ordered = dict(sorted(entries.items(), key=lambda item: item[1]["seed"]))
-    paths.write_text(file, json.dumps(ordered, indent=1, sort_keys=False) + "\n")
+    indent = 1 if kind == "observation" else None  # lists of one number for each image
+    paths.write_text(file, json.dumps(ordered, indent=indent) + "\n")

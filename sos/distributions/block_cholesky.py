@@ -20,16 +20,19 @@ Shape = tuple[int, int, int]
 
 
 class Layout(NamedTuple):
-    """Say where the values of an image of `shape` and the entries of its L lie in groups."""
+    """Say where the values of an image of `shape` and the entries of L and LLᵀ lie in groups.
+
+    Entries are numbered in the (2, G, b, b) blocks on the diagonal and below it.
+    """
 
     groups: int  # G
     size: int  # b
     places: Tensor  # of each value, channel-major (S,), among the G · b places
-    padding: Tensor  # places that hold no value
-    # For each step to a later neighbour: the values that have it, and where the weight lies
-    # among the (2, G, b, b) entries of the blocks L_gg and L_g+1,g
-    entries: tuple[tuple[Tensor, Tensor], ...]
-    diagonal: Tensor  # where L_kk lies, of all places (G · b,)
+    padding: Tensor  # the entries on the diagonal of places that hold no value
+    inside: Tensor  # whether value k has the neighbour f, itself first: (1 + n, S)
+    root: Tensor  # the entry of L_k+f,k: (1 + n, S), zero where there is no neighbour
+    pairs: Tensor  # f and g of each pair f <= g: (2, pairs)
+    gram: Tensor  # the entry of (LLᵀ)_k+f,k+g, in the lower triangle: (pairs, S)
 
 
 @cache
@@ -38,32 +41,33 @@ def layout(shape: Shape, steps: tuple[tuple[int, int, int], ...], device: str) -
     channels, height, width = shape
     rows = max([1, *(row for _, row, _ in steps)])
     groups, size = -(-height // rows), rows * width * channels
-    c, i, j = (
-        axis.flatten() for axis in torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
-    )
+    every = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
+    c, i, j = (axis.flatten() for axis in every)
+    inside, there = [], []
+    for dc, di, dj in ((0, 0, 0), *steps):
+        inside.append((c + dc < channels) & (i + di < height) & (0 <= j + dj) & (j + dj < width))
+        there.append(((i + di) * width + j + dj) * channels + c + dc)
+    inside, there = torch.stack(inside), torch.stack(there)
 
-    def place(c, i, j):
-        return (i * width + j) * channels + c
+    def entry(row: Tensor, column: Tensor) -> Tensor:
+        row, column = torch.maximum(row, column), torch.minimum(row, column)
+        group = column // size
+        below = row // size - group
+        return ((below * groups + group) * size + row % size) * size + column % size
 
-    places, entries = place(c, i, j), []
-    for dc, di, dj in steps:
-        inside = (c + dc < channels) & (i + di < height) & (0 <= j + dj) & (j + dj < width)
-        values = inside.nonzero()[:, 0]
-        column, row = places[values], place(c + dc, i + di, j + dj)[values]
-        group, below = column // size, row // size - column // size
-        entry = ((below * groups + group) * size + row % size) * size + column % size
-        entries.append((values.to(device), entry.to(device)))
-    every = torch.arange(groups * size)
+    pairs = torch.triu_indices(len(there), len(there))
+    both = inside[pairs[0]] & inside[pairs[1]]
+    gram = entry(there[pairs[0]], there[pairs[1]]).where(both, torch.zeros(()).long())
+    root = entry(there, there[:1]).where(inside, torch.zeros(()).long())
     empty = torch.ones(groups * size, dtype=torch.bool)
-    empty[places] = False
-    diagonal = (every // size * size + every % size) * size + every % size
-    tensors = (x.to(device) for x in (places, empty.nonzero()[:, 0], diagonal))
-    places, padding, diagonal = tensors
-    return Layout(groups, size, places, padding, tuple(entries), diagonal)
+    empty[there[0]] = False
+    empty = empty.nonzero()[:, 0]
+    tensors = there[0], entry(empty, empty), inside, root, pairs, gram
+    return Layout(groups, size, *(x.to(device) for x in tensors))
 
 
 class BlockTridiagonal(NamedTuple):
-    """Hold a symmetric matrix, or a lower triangular one, by its blocks on and below the diagonal.
+    """Hold a symmetric matrix by its blocks on and below the diagonal.
 
     diag (items, G, b, b) and below (items, G - 1, b, b), the block of row g + 1 and column g.
     """
@@ -71,26 +75,10 @@ class BlockTridiagonal(NamedTuple):
     diag: Tensor
     below: Tensor
 
-    def gram(self) -> "BlockTridiagonal":
-        """Return LLᵀ of a lower triangular L."""
-        diag = self.diag @ self.diag.mT
-        diag[:, 1:] += self.below @ self.below.mT
-        return BlockTridiagonal(diag, self.below @ self.diag[:, :-1].mT)
-
-    def half_log_det(self) -> Tensor:
-        """Return log|L| of a lower triangular L, (items,)."""
-        return self.diag.diagonal(dim1=-2, dim2=-1).log().sum((-2, -1))
-
     def times(self, x: Tensor) -> Tensor:
         """Multiply the symmetric matrix by columns x (items, G, b, m)."""
         product = self.diag @ x
         product[:, 1:] += self.below @ x[:, :-1]
-        product[:, :-1] += self.below.mT @ x[:, 1:]
-        return product
-
-    def transposed_times(self, x: Tensor) -> Tensor:
-        """Multiply Lᵀ, of a lower triangular L, by columns x (items, G, b, m)."""
-        product = self.diag.mT @ x
         product[:, :-1] += self.below.mT @ x[:, 1:]
         return product
 
@@ -167,18 +155,34 @@ def _solve(tril: Tensor, rhs: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(tril, rhs, upper=False)
 
 
-def lower_blocks(log_diag: Tensor, weights: Tensor, shape: Shape, steps) -> BlockTridiagonal:
-    """Return L in blocks: log_diag (items, S), weights (items, n, S), channel-major."""
-    plan = layout(shape, tuple(steps), str(log_diag.device))
-    items, count = len(log_diag), plan.groups * plan.size**2
-    blocks = log_diag.new_zeros(items, 2 * count, dtype=torch.float64)
-    diagonal = torch.zeros_like(blocks[:, : plan.groups * plan.size])
-    diagonal[:, plan.places] = log_diag.double()
-    blocks[:, plan.diagonal] = diagonal.exp()  # one where there is no value
-    for number, (values, entry) in enumerate(plan.entries):
-        blocks[:, entry] = weights[:, number, values].double()
+def _weights(log_diag: Tensor, weights: Tensor, plan: Layout) -> Tensor:
+    """The columns of L, L_kk first: (items, 1 + n, S), zero where there is no neighbour."""
+    columns = torch.cat([log_diag.double().exp()[:, None], weights.double()], 1)
+    return columns * plan.inside
+
+
+def _blocks(entries: Tensor, values: Tensor, plan: Layout) -> tuple[Tensor, Tensor]:
+    """Sum values (items, m, S) at entries (m, S), with ones on the diagonal of the padding."""
+    count = plan.groups * plan.size**2
+    blocks = values.new_zeros(len(values), 2 * count)
+    blocks = blocks.index_add(1, entries.flatten(), values.flatten(1))
+    blocks[:, plan.padding] = 1
     on, below = blocks.unflatten(1, (2, plan.groups, plan.size, plan.size)).unbind(1)
-    return BlockTridiagonal(on, below[:, :-1])
+    return on, below[:, :-1]
+
+
+def root_blocks(log_diag: Tensor, weights: Tensor, plan: Layout) -> "BlockCholesky":
+    """Return L itself in blocks: log_diag (items, S), weights (items, n, S), channel-major."""
+    diag, below = _blocks(plan.root, _weights(log_diag, weights, plan), plan)
+    return BlockCholesky(list(diag.unbind(1)), list(below.unbind(1)))
+
+
+def precision_blocks(log_diag: Tensor, weights: Tensor, plan: Layout) -> BlockTridiagonal:
+    """Return LLᵀ in blocks: log_diag (items, S), weights (items, n, S), channel-major."""
+    columns = _weights(log_diag, weights, plan)
+    first, second = plan.pairs
+    diag, below = _blocks(plan.gram, columns[:, first] * columns[:, second], plan)
+    return BlockTridiagonal(diag.tril() + diag.tril(-1).mT, below)
 
 
 def grouped(x: Tensor, plan: Layout) -> Tensor:

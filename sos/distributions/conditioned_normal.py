@@ -6,6 +6,8 @@ e is normal: its precision is Λ without the rows and columns of values that are
 is factorised once; what is left is a regression for the R numbers w. Everything is float64.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,9 @@ class ConditionedNormal:
 
     def __init__(
         self,
-        lower: BlockTridiagonal,  # L, Λ = LLᵀ, (items,)
+        precision: BlockTridiagonal,  # Λ = LLᵀ, (items,)
+        whiten: Callable[[Tensor], Tensor],  # Lᵀr of r (m, items, S)
+        half_log_det: Tensor,  # log|L|, (items,)
         plan: Layout,
         rows: Tensor,  # μ and the columns of P, (items, 1 + R, S), float64
         observed: tuple[Tensor, Tensor, Tensor],  # pixels (q,), values and noise (items, q)
@@ -38,22 +42,22 @@ class ConditionedNormal:
         self._weight = torch.where(self._soft, 1 / noise, 0.0)
         given = rows[..., index].clone()  # what is observed of e, for w = 0 and of each column of P
         given[:, 0] = values - given[:, 0]
-        precision = lower.gram()
         self._free = torch.ones_like(rows[:, 0])
         self._free[:, index] = self._soft.to(rows)
         self._cholesky = precision.restricted(
             self._grouped(self._free)[..., 0], self._grouped(self._spread(self._weight))[..., 0]
         ).cholesky()
         e = self._explain(precision, given)
-        white = lower.transposed_times(grouped(e, plan)).flatten(1, 2).mT
+        white = whiten(e.transpose(0, 1)).transpose(0, 1)
         misfit = self._weight.sqrt()[:, None] * (given - e[..., index])
         white = torch.cat([white, misfit], -1)
+        self._gram = white @ white.mT
         self._regress(rows, e, white)
         self._mean[:, index] = values.where(~self._soft, self._mean[:, index])  # no digit is lost
-        log_det = self._cholesky.log_det() - 2 * lower.half_log_det()
+        log_det = self._cholesky.log_det() - 2 * half_log_det
         log_det = log_det + noise.where(self._soft, 1.0).log().sum(-1)
-        evidence = self._log_likelihood - 0.5 * (index.numel() * LOG_2PI + log_det)
-        self.log_evidence = evidence.reshape(batch_shape)
+        self._constant = index.numel() * LOG_2PI + log_det
+        self.log_evidence = (self._log_likelihood - 0.5 * self._constant).reshape(batch_shape)
 
     def _grouped(self, x: Tensor) -> Tensor:
         return grouped(x[:, None], self._plan)
@@ -73,8 +77,7 @@ class ConditionedNormal:
 
     def _regress(self, rows: Tensor, e: Tensor, white: Tensor) -> None:
         """Find w | b: `white` (items, 1 + R, ...) has the squares of the misfits as its Gram."""
-        gram = white @ white.mT
-        capacitance = gram[:, 1:, 1:]
+        gram, capacitance = self._gram, self._gram[:, 1:, 1:]
         root, half_logdet = _inverse_root(capacitance + _identity_like(capacitance))
         weights = root @ (root.mT @ gram[:, 1:, :1])  # E[w | b] (items, R, 1)
         self._noise = weights[..., 0], root @ root.mT
@@ -105,6 +108,12 @@ class ConditionedNormal:
     def noise_posterior(self) -> tuple[Tensor, Tensor]:
         """Return mean (*batch, R) and covariance (*batch, R, R) of w | b, float64."""
         return tuple(x.reshape(self.batch_shape + x.shape[1:]) for x in self._noise)
+
+    @property
+    def observed_gram(self) -> tuple[Tensor, Tensor]:
+        """Return what `LowRankNormal.observed_gram` does, with the covariance of e in D's place."""
+        gram = self._gram.reshape(self.batch_shape + self._gram.shape[1:])
+        return gram, self._constant.reshape(self.batch_shape)
 
     def rsample_from(self, *noise: Tensor) -> Tensor:
         """Return samples (*sample, *batch, S) for the noise that the distribution itself takes.

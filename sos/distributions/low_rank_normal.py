@@ -1054,6 +1054,24 @@ class LowRankNormal(Distribution):
         mean, covariance = mean.squeeze(-2), root @ root.mT
         return mean.expand(batch + mean.shape[-1:]), covariance.expand(batch + root.shape[-2:])
 
+    @torch.no_grad()
+    def observed_gram(self, index, values, noise_variance=None) -> tuple[Tensor, Tensor]:
+        """Return what values b say of ω: G = XᵀD_2⁻¹X of X = [b - μ_2, P_2], and c.
+
+        log p(b|ω) = -½(c + (1, -ω)ᵀ G (1, -ω)), c = q log 2π + log|D_2|, with the noise in D_2.
+        G (*batch, 1 + R, 1 + R) and c (*batch) are float64. Arguments are those of `condition`.
+        """
+        index, values, noise = _observations(self, index, values, noise_variance)
+        diag = self._diag.expand(self._diag.shape[:-1] + self.event_shape)
+        total = diag[..., index].double() + noise
+        offset = values - self._loc[..., index].double()
+        rows = self._factor[..., index, :].double().mT
+        lead = torch.broadcast_shapes(self.batch_shape, offset.shape[:-1], total.shape[:-1])
+        parts = offset.unsqueeze(-2), rows
+        rows = torch.cat([x.expand(lead + x.shape[-2:]) for x in parts], -2)
+        gram = (rows / total.unsqueeze(-2)) @ rows.mT
+        return gram, (index.numel() * LOG_2PI + total.log().sum(-1)).expand(lead)
+
     def marginal(self, index: Tensor | Sequence[int] | int) -> "LowRankNormal":
         """Return the distribution of some values, N(μ_2, P_2P_2ᵀ + D_2), in ascending order.
 

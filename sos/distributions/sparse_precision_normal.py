@@ -432,8 +432,8 @@ class SparsePrecisionNormal(Distribution):
         """
         total, plan = torch.zeros_like(self._items()[0]), self._layout()
         for item in range(len(total)):  # one after the other: a block fills the cores
-            diag, below = self._lower_blocks(slice(item, item + 1))
-            root = block_cholesky.BlockCholesky(diag.unbind(1), below.unbind(1))
+            log_diag, weights = (x[item : item + 1] for x in self._items())
+            root = block_cholesky.root_blocks(log_diag, weights, plan)
             total[item] = block_cholesky.flat(root.inverse_diagonal()[..., None], plan)[0, 0]
         return total.reshape(self._extended_shape())
 
@@ -519,11 +519,6 @@ class SparsePrecisionNormal(Distribution):
     def _layout(self) -> block_cholesky.Layout:
         return block_cholesky.layout(self.shape, self._steps(), str(self._loc.device))
 
-    def _lower_blocks(self, items: slice = slice(None)) -> block_cholesky.BlockTridiagonal:
-        """L of some batch elements, in blocks."""
-        log_diag, weights = (x[items] for x in self._items())
-        return block_cholesky.lower_blocks(log_diag, weights, self.shape, self._steps())
-
 
 def _pushed(weights: Tensor, steps, shape: Shape) -> Tensor:
     """Sum weights w_f(k) (..., n, S) at the values k + f where they lead: (..., S)."""
@@ -548,10 +543,13 @@ def _condition(
     items = p.batch_shape.numel()
     observed = index, *(x.expand(lead + index.shape).reshape(items, -1) for x in (values, noise))
     rows = rows.reshape(items, *rows.shape[-2:]).double()
-    local = local.expand(p.batch_shape)
+    log_diag, weights = (x.double() for x in local.expand(p.batch_shape)._items())
+    plan = local._layout()
+    root = SparsePrecisionNormal(rows[:, 0], log_diag, weights, local.shape, False)
     return ConditionedNormal(
-        local._lower_blocks(), local._layout(), rows, observed, p.batch_shape, p.loc
-    )
+        block_cholesky.precision_blocks(log_diag, weights, plan),
+        root.whiten, log_diag.sum(-1), plan, rows, observed, p.batch_shape, p.loc,
+    )  # fmt: skip
 
 
 class LowRankPlusSparseNormal(Distribution):
@@ -664,6 +662,10 @@ class LowRankPlusSparseNormal(Distribution):
     def _condition(self, index, values, noise_variance) -> ConditionedNormal:
         rows = torch.cat([self.loc[..., None, :], self.cov_factor.mT], -2)
         return _condition(self, self.local, rows, index, values, noise_variance)
+
+    def observed_gram(self, index, values, noise_variance=None) -> tuple[Tensor, Tensor]:
+        """Return what `LowRankNormal.observed_gram` does, with (LLᵀ)⁻¹ in D's place."""
+        return self.condition(index, values, noise_variance).observed_gram
 
     def noise_posterior(self, index, values, noise_variance=None) -> tuple[Tensor, Tensor]:
         """Return mean (*batch, R) and covariance (*batch, R, R) of the noise ω of P, given b.

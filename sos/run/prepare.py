@@ -19,8 +19,11 @@ def prepare_all(
     weights: str,
     settings: Evaluation,
     finished: Callable[[str], None] = lambda name: None,
+    measure: Callable = evaluation.load_or_measure,
 ) -> dict[str, Exception]:
     """Train and measure every model that is not finished; return {name: error} of failures.
+
+    `measure` is called with each model and the settings.
 
     `finished` is called with the name of each model when it is done. On a CPU each model gets a
     core, because small networks use two cores badly.
@@ -41,7 +44,7 @@ def prepare_all(
     errors, tasks = {}, ordered
     if jobs > 1 and weights != "fresh":
         tasks = in_turn(ordered, untrained, threads_each(jobs))
-    run = partial(prepare, weights=weights, settings=settings)
+    run = partial(prepare, weights=weights, settings=settings, measure=measure)
     for name, error in side_by_side(run, tasks, jobs):
         finished(name)
         if error is not None:
@@ -85,7 +88,11 @@ def in_turn(
 
 
 def prepare(
-    experiment: Experiment, worker: Worker | None, weights: str, settings: Evaluation
+    experiment: Experiment,
+    worker: Worker | None,
+    weights: str,
+    settings: Evaluation,
+    measure: Callable = evaluation.load_or_measure,
 ) -> tuple[str, Exception | None]:
     """Train and measure one model; return its name and the error that stopped it, or None.
 
@@ -97,7 +104,7 @@ def prepare(
     progress.stand(worker.line if worker else 1, experiment.name)
     try:
         model = store.load_or_train(experiment, weights)
-        evaluation.load_or_measure(model, settings)
+        measure(model, settings)
         if settings.png:
             evaluation.write_pngs(model, settings)
     except Exception as error:

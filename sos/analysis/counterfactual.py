@@ -1,0 +1,280 @@
+"""Edit one factor of a simulated image by a few pixels, and compare with the picture that is true.
+
+A simulator renders the same subject again with one factor changed (`render(..., changes=...)`).
+Pixels of what changed are revealed, and the edit is Matheron's rule on the original image x, as on
+a sample in an editor: x + Σ·₂Σ₂₂⁻¹(b - x₂), which has the colours b at the revealed pixels (§4.4).
+The truth says what of that is right.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from joblib import Parallel, cpu_count, delayed
+from torch import Tensor
+
+from sos import datasets
+from sos.analysis import prediction
+from sos.analysis.held_out import rounded
+from sos.config import Data
+from sos.models.networks import Observation
+from sos.models.vae import VAE
+from sos.system.devices import device, generator
+from sos.system.progress import tqdm
+
+# What is changed, and the simulator's factors that make it up. They take the values that another
+# test subject has.
+FACTORS = {
+    "faces": {
+        "hair colour": ("hair_red", "hair_green", "hair_blue"),
+        "skin tone": ("skin_tone", "skin_warmth"),
+        "background": ("background_red", "background_green", "background_blue"),
+        "light": ("light_azimuth",),
+        "smile": ("smile",),
+        "age": ("age",),
+    },
+    "brains": {
+        "ventricles": ("ventricle_growth",),
+        "sulci": ("sulcal_widening",),
+        "contrast": ("gray_intensity", "white_intensity"),
+        "receive field": ("bias_x", "bias_y"),
+    },
+}
+REVEALED = 1, 3, 10, 30, 100  # pixels, at most as many as changed
+PINNED = 10, 100  # numbers with which as many pixels that do not change are revealed as well
+OPTIMISED = 1, 10, 100  # numbers for which the code is optimised, which takes longest
+CHANGED = 8 / 255  # intensity above which a pixel counts as changed
+FEWEST = 10  # changed pixels; subjects with fewer are left out
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Hold a subject before and after one factor has changed, and the order of revealed pixels."""
+
+    before: Tensor  # (C, H, W) in [0, 1]
+    after: Tensor
+    changed: Tensor  # (H, W) bool
+    order: Tensor  # numbers of the changed pixels, in random order
+    others: Tensor  # and of those that stay as they are
+
+    def revealed(self, count: int, pinned: bool = False) -> Tensor:
+        """Return which values of a flat image the first `count` changed pixels are: (S,) bool.
+
+        With `pinned` there are as many others, which the edit is told to keep.
+        """
+        pixels = torch.zeros(self.changed.numel(), dtype=torch.bool)
+        pixels[self.order[:count]] = True
+        if pinned:
+            pixels[self.others[:count]] = True
+        return pixels.repeat(len(self.before))
+
+
+def pairs(data: Data, factor: str, count: int) -> list[Pair]:
+    """Render `count` test subjects before and after a factor takes another subject's value.
+
+    Subjects of whom less than FEWEST pixels change are left out. Raises ValueError for images that
+    are not simulated.
+    """
+    if data.name not in FACTORS:
+        raise ValueError(
+            f"one factor can be changed in simulated images ({', '.join(FACTORS)}), not in "
+            f"{data.name!r}: run without --faces, or skip what needs it"
+        )
+    simulator, names = datasets.simulator(data), FACTORS[data.name][factor]
+    indices = datasets.items(data, "test")
+    count = min(count, len(indices) // 2)
+    stream = generator("revealed pixels", sum(map(ord, factor)))
+
+    def values(index: int) -> np.ndarray:
+        return simulator.render(index, 16, 16).factors
+
+    def both(place: int) -> tuple[np.ndarray, np.ndarray]:
+        other = values(indices[place + count])  # of a subject that is not among the `count`
+        changes = {name: float(other[simulator.FACTORS.index(name)]) for name in names}
+        size = data.height, data.width
+        images = (
+            simulator.render(indices[place], *size),
+            simulator.render(indices[place], *size, changes),
+        )
+        return tuple(datasets.in_channels(data, one.image) for one in images)
+
+    made = Parallel(n_jobs=cpu_count())(delayed(both)(place) for place in range(count))
+    found = (_pair(*images, stream) for images in made)
+    return [pair for pair in found if len(pair.order) >= FEWEST]
+
+
+def _pair(before: np.ndarray, after: np.ndarray, stream: torch.Generator) -> Pair:
+    before, after = (torch.from_numpy(image).float() / 255 for image in (before, after))
+    changed = (after - before).abs().amax(0) > CHANGED
+    order = torch.randperm(changed.numel(), generator=stream)
+    there = changed.flatten()[order]
+    return Pair(before, after, changed, order[there], order[~there])
+
+
+def moved(p: Observation, image: Tensor, revealed: Tensor, values: Tensor) -> Tensor:
+    """Move a flat image (S,) to `values` at the `revealed` ones: x + Σ·₂Σ₂₂⁻¹(b - x₂) (S,)."""
+    shift = p.condition(revealed, p.loc[revealed] + values - image[revealed]).mean - p.loc
+    result = (image + shift).clone()
+    result[revealed] = values
+    return result
+
+
+Edit = Callable[[int, Pair, Tensor], Tensor]  # number of the subject, pair, revealed (S,) → (S,)
+
+
+def by_distributions(each: Sequence[Observation]) -> Edit:
+    """Edit each subject by the covariance of its own distribution."""
+
+    def edit(n: int, pair: Pair, revealed: Tensor) -> Tensor:
+        before, after = (x.flatten().to(each[n].loc) for x in (pair.before, pair.after))
+        return moved(each[n], before, revealed, after[revealed])
+
+    return edit
+
+
+def paint_only(n: int, pair: Pair, revealed: Tensor) -> Tensor:
+    """Change the revealed pixels and nothing else."""
+    return torch.where(revealed, pair.after.flatten(), pair.before.flatten())
+
+
+def copy_colour(n: int, pair: Pair, revealed: Tensor) -> Tensor:
+    """Add the mean change of the revealed pixels to all pixels that truly change.
+
+    It is told which pixels these are, which no other method is.
+    """
+    before, after = pair.before.flatten(), pair.after.flatten()
+    channels = len(pair.before)
+    change = (after - before)[revealed].view(channels, -1).mean(1)
+    shift = change[:, None] * pair.changed.flatten()
+    return torch.where(revealed, after, before + shift.flatten())
+
+
+def errors(pair: Pair, predicted: Tensor) -> dict[str, float]:
+    """Compare a prediction (S,) with the truth, in units of the whole true change ‖x' - x‖.
+
+    "error" is that of the whole image, 1 for doing nothing; "inside" and "outside" are its parts
+    where the truth changed and where it did not. Their squares sum to that of "error".
+    """
+    wrong = (predicted.cpu().view_as(pair.after) - pair.after).double().square().sum(0)
+    whole = (pair.after - pair.before).double().square().sum()
+    parts = wrong.sum(), wrong[pair.changed].sum(), wrong[~pair.changed].sum()
+    values = (math.sqrt(part / whole) for part in parts)
+    return {name: rounded(x) for name, x in zip(NAMES, values, strict=True)}
+
+
+NAMES = "error", "inside", "outside"
+
+
+Scores = dict[str, dict[str, list[float]]]  # {number of pixels: {name: one for each subject}}
+
+
+def measure(
+    edit: Edit, subjects: list[Pair], counts: Sequence[int] = REVEALED, pinned: bool = False
+) -> Scores:
+    """Score an edit for each number of revealed pixels."""
+    result = {}
+    for count in counts:
+        masks = (pair.revealed(count, pinned) for pair in subjects)
+        made = (edit(n, *each) for n, each in enumerate(zip(subjects, masks, strict=True)))
+        result[str(count)] = _listed(errors(*each) for each in zip(subjects, made, strict=True))
+    return result
+
+
+def _listed(rows: Iterable[dict[str, float]]) -> dict[str, list[float]]:
+    found = list(rows)
+    return {name: [row[name] for row in found] for name in NAMES}
+
+
+@torch.no_grad()
+def of_model(
+    vae: VAE, data: Data, count: int, change: prediction.Change, latent: bool, title: str
+) -> dict[str, dict]:
+    """Score edits by a model's distributions at the encoder's codes: {method: {factor: scores}}.
+
+    The methods are "covariance", p(y|z) as in the paper; "pinned", the same told what stays; and
+    with `latent` also "code", which moves z alone by `optimise`, and "both", in which the code is a
+    second ω (`prediction.with_factor`). `change` is done to each p(y|z) first. Factors that change
+    too few pixels of all subjects are left out.
+    """
+    result: dict[str, dict] = defaultdict(dict)
+    for factor in tqdm(FACTORS[data.name], desc=title, unit="factor"):
+        if not (subjects := pairs(data, factor, count)):
+            continue
+        x = torch.stack([pair.before for pair in subjects]).to(device())
+        z, known, joint = vae.encode(x)[0], [], []
+        for part in z.split(prediction.CODES):
+            p = change(vae.decode(part))
+            known += [p[n] for n in range(len(part))]
+            if latent:
+                p = prediction.with_factor(p, p.loc, prediction.slopes(vae, part))
+                joint += [p[n] for n in range(len(part))]
+        edit = by_distributions(known)
+        result["covariance"][factor] = measure(edit, subjects)
+        result["pinned"][factor] = measure(edit, subjects, PINNED, pinned=True)
+        if latent:
+            result["both"][factor] = measure(by_distributions(joint), subjects)
+            result["code"][factor] = _of_codes(vae, z, subjects)
+    return dict(result)
+
+
+def _of_codes(vae: VAE, z: Tensor, subjects: list[Pair]) -> Scores:
+    """Score x + μ(z') - μ(z), where z' is optimised for the revealed pixels."""
+    before = vae.decode(z, mean_only=True).loc.cpu()
+    found = {}
+    for count in OPTIMISED:
+        masks = torch.stack([pair.revealed(count) for pair in subjects])
+        after = optimise(vae, z, subjects, masks)
+        shift = vae.decode(after, mean_only=True).loc.cpu() - before
+        found[str(count)] = _listed(
+            errors(pair, torch.where(mask, pair.after.flatten(), pair.before.flatten() + change))
+            for pair, mask, change in zip(subjects, masks, shift, strict=True)
+        )
+    return found
+
+
+def optimise(vae: VAE, z: Tensor, subjects: list[Pair], revealed: Tensor) -> Tensor:
+    """Find codes z' that bring μ(z') - μ(z) to the change of the `revealed` values (N, S) bool.
+
+    They minimise ‖(μ(z') - μ(z))_2 - (b - x_2)‖²/ε + ‖z' - z‖² by Gauss-Newton with halved steps,
+    ε being the model's.
+    """
+    mean = vae.decode(z, mean_only=True)
+    epsilon = float(mean.cov_diag.flatten()[0])
+    wanted = torch.stack([(pair.after - pair.before).flatten() for pair in subjects]).to(z)
+    mask = revealed.to(z)
+    best = torch.full((len(z),), math.inf).to(z)
+    found, code, target, size = z.clone(), z, z.clone(), torch.ones(len(z), 1).to(z)
+    for _ in range(prediction.STEPS + 1):
+        slope = prediction.slopes(vae, code) * mask[..., None]
+        left = (wanted - vae.decode(code, mean_only=True).loc + mean.loc) * mask
+        cost = left.square().sum(1) / epsilon + (code - z).square().sum(1)
+        better = cost < best
+        best = torch.where(better, cost, best)
+        normal = slope.mT @ slope / epsilon + torch.eye(z.shape[1]).to(z)
+        right = (slope.mT @ left[..., None])[..., 0] / epsilon - (code - z)
+        step = torch.linalg.solve(normal.double(), right.double()).to(z)
+        found = torch.where(better[:, None], code, found)
+        target = torch.where(better[:, None], code + step, target)
+        size = torch.where(better[:, None], torch.ones_like(size), size / 2)
+        code = found + size * (target - found)
+    return found
+
+
+def of_distribution(p: Observation, data: Data, count: int) -> dict[str, dict]:
+    """Score what needs no network: paint alone, copying the colour, and p for all subjects.
+
+    The methods are named "paint alone", "copied colour", "covariance" and "pinned".
+    """
+    result: dict[str, dict] = defaultdict(dict)
+    for factor in FACTORS[data.name]:
+        if not (subjects := pairs(data, factor, count)):
+            continue
+        edit = by_distributions([p] * len(subjects))
+        result["paint alone"][factor] = measure(paint_only, subjects)
+        result["copied colour"][factor] = measure(copy_colour, subjects)
+        result["covariance"][factor] = measure(edit, subjects)
+        result["pinned"][factor] = measure(edit, subjects, PINNED, pinned=True)
+    return dict(result)
