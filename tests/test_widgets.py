@@ -275,7 +275,17 @@ def test_views_show_what_they_say(sampler):
     sampler.view.value = "100 samples"
     assert picture(sampler).size == (10 * 7 - 2, 10 * 8 - 2)
     sampler.view.value = "all components"
-    assert picture(sampler).size == (11 * 7 - 2, 4 * 8 - 2)
+    sheet = picture(sampler)  # tiles are enlarged to 30 x 36, and names stand left and above
+    left, top = sheet.width - 6 * (11 * 7 - 2), sheet.height - 6 * (4 * 8 - 2)
+    assert left > 10 and top > 20
+    names = np.asarray(sheet)
+    for row in range(4):
+        assert (names[top + 48 * row : top + 48 * row + 36, :left] < 99).all(-1).any()
+    for column in range(11):
+        start = left + 42 * column
+        assert (names[top - 16 : top, start : start + 30] < 99).all(-1).any()
+    middle = names[top + 18 :: 48, left + 15 :: 42][:, 6]  # the scale 1 is the sample itself
+    assert (np.abs(middle - np.asarray(one)[18 * 16 // 6, 15 * 16 // 6].astype(int)) <= 1).all()
     sampler.view.value = "one sample"
     assert picture(sampler).tobytes() == one.tobytes()
 
@@ -333,6 +343,18 @@ def test_vae_sampler_decodes_between_its_ends():
     assert all(picture.value != old for picture, old in zip(tool._pictures, ends, strict=True))
 
 
+def test_vae_sampler_starts_with_codes_that_differ():
+    """More than any other two of its first eight codes."""
+    vae = smoke_vae()
+    stream = torch.Generator().manual_seed(3)
+    codes = [torch.randn(vae.latent, generator=stream) for _ in range(8)]
+    means = [vae.decode(z[None])[0].mean for z in codes]
+    distances = {(i, k): (means[i] - means[k]).norm() for i in range(8) for k in range(i + 1, 8)}
+    i, k = max(distances, key=distances.get)
+    ends = VAESampler(vae, seed=3).ends
+    assert torch.equal(ends[0], codes[i]) and torch.equal(ends[1], codes[k])
+
+
 def test_rank_zero_sampler():
     sampler = Sampler(build(rank=0, diag=0.04), SHAPE)
     assert sampler.sliders == [] and sampler.image().shape == SHAPE
@@ -346,7 +368,11 @@ def test_a_still_picture_stands_in(make):
     widget = make(build(), SHAPE)
     data, _ = widget._repr_mimebundle_()
     shown = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
-    assert shown.size[0] / shown.size[1] == 5 / 6
+    alone = Image.open(io.BytesIO(widget.still())).convert("RGB")
+    left = (shown.width - alone.width) // 2
+    assert shown.crop((left, 0, left + alone.width, alone.height)).tobytes() == alone.tobytes()
+    band = np.asarray(shown)[alone.height :]  # under it, white letters on blue
+    assert {tuple(c) for c in band[:, 0]} == {(25, 118, 210)} and (band == 255).all(-1).any()
     assert "application/vnd.jupyter.widget-view+json" in data
     assert data["text/plain"] == f"{make.__name__}: run the notebook to use it"
 

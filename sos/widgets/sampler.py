@@ -13,11 +13,14 @@ from sos.analysis.interpolation import slerp
 from sos.distributions.low_rank_normal import LowRankNormal
 from sos.figures.panels import tile
 from sos.models.vae import VAE
-from sos.widgets.pictures import Still, comfortable_zoom, png
+from sos.widgets.pictures import Still, comfortable_zoom, labelled, png
 from sos.widgets.surface import Editor, check_canvas
 
 REACH = 5.0  # sliders and tiles run from -REACH to REACH
 VIEWS = ("one sample", "100 samples", "all components")
+SMALLEST_TILE = 28  # screen pixels, which hold the number above a column
+SWEEP = sweep_values(REACH, interval=1.0)  # scales of tiles
+ENDS = 8  # latent codes, of which a VAESampler starts with the two that differ most
 
 
 def button(text: str, tooltip: str, work: Callable[[], None]) -> widgets.Button:
@@ -84,8 +87,11 @@ class Sampler(Still, widgets.HBox):
                 align_content="flex-start",
             ),
         )
-        left = widgets.VBox([self._picture, widgets.HBox(buttons), self.view])
-        super().__init__([left, grid], layout=widgets.Layout(flex_flow="row wrap"))
+        left = widgets.VBox([self.view, self._picture, widgets.HBox(buttons)])
+        right = widgets.VBox([widgets.Label("Components (eq. 5)"), grid])
+        super().__init__(
+            [left, right], layout=widgets.Layout(flex_flow="row wrap", grid_gap="12px 20px")
+        )
         for slider in (*self.sliders, self.view):
             slider.observe(lambda _: self.draw(), "value")
         self.show_distribution(p)
@@ -135,17 +141,25 @@ class Sampler(Still, widgets.HBox):
                 torch.randn(100, n, generator=stream) for n in (self._p.rank, len(self._p.loc))
             )
             shown, zoom = sheet(self.samples(self.scales, *noises), 10), 1
-        elif self.view.value == "all components":
-            shown, zoom = sheet(self.tiles(), 11), 1
-        height, width = shown.shape[1:]
-        self._picture.layout.max_width = f"{width * zoom}px"
-        self._picture.value = png(shown, zoom)
+        if self.view.value == "all components":
+            self._picture.value = self._labelled_tiles()
+        else:
+            self._picture.value = png(shown, zoom)
+        width = int.from_bytes(self._picture.value[16:20], "big")  # in the header of a PNG
+        self._picture.layout.max_width = f"{width}px"
+
+    def _labelled_tiles(self) -> bytes:
+        """Encode the tiles with the numbers of components and their scales as PNG."""
+        values = [f"{value:g}".replace("-", "\N{MINUS SIGN}") for value in SWEEP]
+        rows = [f"{number + 1}" for number in range(self._p.rank)]
+        title = "rows: number of the component; columns: its scale"
+        zoom = max(1, -(-SMALLEST_TILE // self.shape[2]))
+        return labelled(sheet(self.tiles(), len(values)), rows, values, title, zoom)
 
     def tiles(self) -> Tensor:
         """Sweep each component from -5 to 5 with the others at their sliders: (R·11, C, H, W)."""
-        values = sweep_values(REACH, interval=1.0)
         noises = self.noise_factor, self.noise_diag
-        tiles = sweep(self._p, *(noise.to(self._p.loc) for noise in noises), self.scales, values)
+        tiles = sweep(self._p, *(noise.to(self._p.loc) for noise in noises), self.scales, SWEEP)
         return tiles.flatten(0, 1).unflatten(-1, self.shape)
 
     def new_sample(self) -> None:
@@ -179,12 +193,13 @@ class Sampler(Still, widgets.HBox):
 class VAESampler(Still, widgets.VBox):
     """Show two latent codes with a slider between them (eq. 8), and a `Sampler` of the result.
 
-    Every move of the slider is one decoder pass. `sampler` and `z` hold the state.
+    Every move of the slider is one decoder pass. `sampler` and `z` hold the state. It starts with
+    the two of eight random codes whose means differ most, so that the way between them shows.
     """
 
     def __init__(self, vae: VAE, seed: int = 0):
         self.vae, self._stream = vae, torch.Generator().manual_seed(seed)
-        self.ends = [self._new(), self._new()]
+        self.ends = self._apart([self._new() for _ in range(ENDS)])
         self.t = widgets.FloatSlider(
             0.5, min=0, max=1, step=0.01, description="t", tooltip="from left to right",
             layout=widgets.Layout(width="500px"),
@@ -211,6 +226,12 @@ class VAESampler(Still, widgets.VBox):
 
     def _new(self) -> Tensor:
         return torch.randn(self.vae.latent, generator=self._stream)
+
+    def _apart(self, codes: list[Tensor]) -> list[Tensor]:
+        """Choose the two codes whose means differ most."""
+        means = torch.stack([self._decode(z).mean for z in codes])
+        distances = (means[:, None] - means).square().mean(-1)
+        return [codes[k] for k in divmod(int(distances.argmax()), len(codes))]
 
     @torch.no_grad()
     def _decode(self, z: Tensor) -> LowRankNormal:
