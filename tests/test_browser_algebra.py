@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -25,11 +26,13 @@ const view = (text) => {
   const b = Buffer.from(text, "base64");
   return new DataView(b.buffer, b.byteOffset, b.length);
 };
-const shown = ["conditionalMean", "conditionalSample", "conditionalVariance"];
+const shown = ["conditionalMean", "conditionalSample", "conditionalVariance", "noiseLength"];
 const results = JSON.parse(readFileSync(0, "utf8")).map((c) => {
   if (c.noise) return Array.from(o.gaussians(...c.noise));
   if (c.brush) return o.brush(...c.brush);
   if (c.slerp) return o.slerp(...c.slerp);
+  if (c.rmse) return o.rmse(...c.rmse);
+  if (c.outline) return o.outline(o.latest(c.outline), c.height, c.width);
   const arrays = ["mean", "factor", "diag"].map((k) => o.numbers(view(c[k]), c.dtype));
   const [mean, factor, diag] = arrays;
   if (c.widen) return Array.from(factor);
@@ -38,7 +41,10 @@ const results = JSON.parse(readFileSync(0, "utf8")).map((c) => {
   p.scales = Float64Array.from(c.scales);
   if (c.oneByOne) c.strokes.forEach((s) => o.latest([s]).forEach((e, pixel) => p.edit(pixel, e)));
   else p.setEdits(o.latest(c.strokes));
-  return Object.fromEntries(shown.map((name) => [name, Array.from(p[name]())]));
+  const results = shown.map((name) => [name, p[name]()]);
+  const originals = ["mean", "sample"].map((view) => [`original ${view}`, p.original(view)]);
+  return Object.fromEntries([...results, ...originals].map(
+    ([name, x]) => [name, typeof x === "number" ? x : Array.from(x)]));
 });
 process.stdout.write(JSON.stringify(results));
 """
@@ -109,6 +115,8 @@ def test_conditional_mean_sample_and_variance(browser):
             agree(found["conditionalVariance"], q.variance, q.variance.max().item())
             noise, soft = (torch.from_numpy(gaussians(editor.seed, k, len(mean))) for k in (1, 2))
             y = p.rsample_from(torch.tensor(editor.omega, dtype=torch.float64), noise)
+            agree(found["original mean"], p.mean)
+            agree(found["original sample"], y, y.abs().max().item())
             y = editing.condition_sample(p, y, editor.edits, shape, soft)
             agree(found["conditionalSample"], y, y.abs().max().item())
 
@@ -127,6 +135,65 @@ def test_the_kernel_shows_what_the_browser_shows(browser):
     agree(found["conditionalMean"], editor.conditional.mean)
     agree(found["conditionalSample"], editor.sample)
     agree(found["conditionalVariance"], editor.conditional.variance)
+
+
+def test_noise_length(browser):
+    """Against the posterior mean of omega by equation 7's dense form, and the analysis' own."""
+    editors = [random_case(seed) for seed in range(40)]
+    compared = 0
+    for editor, found in zip(editors, browser([state(e) for e in editors]), strict=True):
+        p = LowRankNormal(
+            editor.distribution.loc.double(), editor.distribution.cov_factor.double(),
+            editor.distribution.cov_diag.double(),
+        )  # fmt: skip
+        index, values, variance = editing.edits(editor.edits, tuple(editor.shape))
+        known = p.cov_factor[index]
+        seen = known @ known.mT + torch.diag(p.cov_diag[index] + variance)
+        omega = known.mT @ torch.linalg.solve(seen, values - p.loc[index])
+        assert found["noiseLength"] == pytest.approx(omega.norm().item(), rel=1e-3, abs=1e-6)
+        if 0 < len(index) < len(p.loc) - 2 * p.rank and all(editor.scales):
+            ours = editing.noise_length(p, editor.edits, tuple(editor.shape))
+            assert found["noiseLength"] == pytest.approx(ours, rel=1e-3)
+            compared += 1
+    assert compared > 10
+
+
+def test_error(browser):
+    rng = np.random.default_rng(0)
+    image, truth = rng.uniform(size=(2, 48))
+    (found,) = browser([{"rmse": [image.tolist(), truth.tolist()]}])
+    assert found == pytest.approx(np.sqrt(np.mean((image - truth) ** 2)))
+
+
+def borders(path: str) -> set:
+    """The sides of pixels, (x, y, along), that an SVG path of straight lines runs over."""
+    sides = set()
+    for x, y, way, end in re.findall(r"M(\d+) (\d+)([HV])(\d+)", path):
+        x, y, end = int(x), int(y), int(end)
+        one = {(k, y, "H") for k in range(x, end)} if way == "H" else set()
+        one |= {(x, k, "V") for k in range(y, end)} if way == "V" else set()
+        assert one and not one & sides
+        sides |= one
+    return sides
+
+
+def test_outlines_run_where_edits_end(browser):
+    rng, cases, looks = np.random.default_rng(0), [], []
+    for _ in range(30):
+        height, width = rng.integers(1, 9, 2).tolist()
+        look, strokes = np.zeros((height, width), int), []
+        for _ in range(rng.integers(0, 4)):
+            mask, kind = rng.random((height, width)) < 0.4, int(rng.integers(1, 4))
+            look[mask] = kind  # two kinds differ in colour, or in softness
+            colour, std = [0.2, 0.2, 0.2 * (kind == 2)], 0.1 * (kind == 3)
+            strokes.append({"pixels": np.flatnonzero(mask).tolist(), "colour": colour, "std": std})
+        cases.append({"outline": strokes, "height": height, "width": width})
+        looks.append(np.pad(look, 1))
+    for look, path in zip(looks, browser(cases), strict=True):
+        across = np.argwhere(look[:-1, 1:-1] != look[1:, 1:-1])
+        down = np.argwhere(look[1:-1, :-1] != look[1:-1, 1:])
+        expected = {(x, y, "H") for y, x in across.tolist()}
+        assert borders(path) == expected | {(x, y, "V") for y, x in down.tolist()}
 
 
 def test_noise(browser):

@@ -1,6 +1,7 @@
 """The widgets' kernel side: what they hold, show and refuse. No browser: see test_browser.py."""
 
 import base64
+import html
 import io
 import json
 import math
@@ -23,7 +24,7 @@ from sos.distributions.low_rank_normal import LowRankNormal
 from sos.models.vae import VAE
 from sos.system import paths
 from sos.training import store
-from sos.widgets import Editor, Pad, Sampler, VAESampler, export_page
+from sos.widgets import Editor, Pad, Sampler, VAESampler, export_page, page
 from sos.widgets.pictures import png
 from sos.widgets.surface import MODULE, gaussians
 
@@ -205,6 +206,64 @@ def test_rank_zero():
     editor.paint([3], 0.7)
     changed = (editor.conditional.mean != build(rank=0).mean).nonzero().flatten()
     assert changed.tolist() == [3, 33, 63] and len(editor.still())
+
+
+def test_the_original_is_shown_without_the_strokes(editor):
+    for view in ("mean", "sample"):
+        editor.reset()
+        editor.view = view
+        untouched = editor.image()
+        editor.paint([3, 4], [0.9, 0.1, 0.2], std=0.1)
+        edited = editor.image()
+        editor.original = True
+        assert torch.equal(editor.image(), untouched) and not torch.equal(edited, untouched)
+        assert len(editor.edits) == 1  # they hold all the same, for what follows
+        close(editor.conditional.mean, editing.condition(build(), editor.edits, SHAPE).mean, 0)
+        editor.original = False
+        assert torch.equal(editor.image(), edited)
+    editor.original = True
+    editor.paint([9], 0.5)  # what is painted is seen
+    assert not editor.original
+
+
+@pytest.mark.parametrize("given_", ["image", "flat", "array", "double"])
+def test_the_error_to_the_true_picture(given_):
+    truth = torch.rand(SHAPE, generator=torch.Generator().manual_seed(4))
+    forms = {
+        "image": truth, "flat": truth.flatten(), "array": truth.numpy(), "double": truth.double()
+    }  # fmt: skip
+    editor = Editor(build(), SHAPE, truth=forms[given_])
+    close(editor.truth, truth)
+    pixels = [3, 11, 20]
+    expected = editing.error_curve(build(), truth, pixels, SHAPE, 0.05)
+    found = [editor.rmse]
+    for pixel in pixels:
+        editor.paint([pixel], truth.flatten(1)[:, pixel].tolist(), std=0.05)
+        found.append(editor.rmse)
+    assert found == pytest.approx(expected, rel=1e-4)
+    editor.original = True
+    assert editor.rmse == pytest.approx(expected[0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "truth, match",
+    [
+        (torch.zeros(6, 5), r"\(3, 6, 5\) or flat \(90,\), not \(6, 5\)"),
+        (torch.zeros(2, *SHAPE), "one image"),
+        (np.full(SHAPE, 255, np.uint8), "divide bytes by 255"),
+        (np.zeros(SHAPE, np.uint8), "divide bytes by 255"),
+        (torch.full(SHAPE, math.nan), r"in \[0, 1\]"),
+    ],
+)
+def test_a_truth_that_is_none_is_refused(truth, match):
+    with pytest.raises(ValueError, match=match):
+        Editor(build(), SHAPE, truth=truth)
+
+
+def test_without_a_truth_there_is_no_error(editor):
+    assert editor.truth is None
+    with pytest.raises(ValueError, match="truth=image"):
+        _ = editor.rmse
 
 
 @pytest.mark.parametrize("kind", [Editor, Pad, Sampler])
@@ -412,8 +471,12 @@ def test_page_holds_module_and_distributions(tmp_path):
 
 
 def test_page_needs_no_network(tmp_path):
-    text = export_page(tmp_path / "p.html", {"a": build()}, SHAPE, "T").read_text(encoding="utf-8")
-    assert not re.search(r"https?://", text)
+    link = "https://example.org/a?b=1&c=2"
+    target = export_page(tmp_path / "p.html", {"a": build()}, SHAPE, "T", link=link)
+    text = target.read_text(encoding="utf-8")
+    assert f'<a href="{html.escape(link)}">' in text
+    loading = re.sub(r'<a href="[^"]*">', "", text)  # links are followed by the reader alone
+    assert not re.search(r"https?://|src=|@import|url\(|<link", loading)
 
 
 def test_page_of_nothing_or_of_another_shape_is_refused(tmp_path):
@@ -422,6 +485,68 @@ def test_page_of_nothing_or_of_another_shape_is_refused(tmp_path):
     with pytest.raises(ValueError, match="channels x height x width"):
         export_page(tmp_path / "p.html", {"a": build()}, (1, 6, 5), "T")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pages_name_the_paper_as_the_citation_file_does(tmp_path):
+    def footer(**options) -> str:
+        target = export_page(tmp_path / "p.html", {"a": build()}, SHAPE, "T", **options)
+        return re.search("<footer>(.*)</footer>", target.read_text(encoding="utf-8"))[1]
+
+    citation = (paths.ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    paper = citation[citation.index("preferred-citation") :]
+    for name in ("family-names", "title", "journal", "year", "url"):
+        for value in re.findall(rf'{name}: "?([^",\n]+)', paper):
+            assert value in footer(), value
+    assert footer(link=None).count("<a ") == 1
+    assert '<a href="https://example.org">' in footer(link="https://example.org")
+
+
+def test_the_link_back_is_that_of_the_citation_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    assert page.collection() is None
+    (tmp_path / "CITATION.cff").write_text('title: "T"\nrepository-code: "https://a.b/c"\n')
+    assert page.collection() == "https://a.b/c"
+
+
+def test_page_of_several_shapes_with_truths_and_groups(tmp_path):
+    small = (1, 4, 3)
+    names = {"large": build(), "small": build(small, rank=2), "third": build(seed=2)}
+    shapes = {"third": SHAPE, "large": SHAPE, "small": small}
+    truth = torch.rand(small, generator=torch.Generator().manual_seed(5))
+    groups = {"colour": ["third", "large"], "gray": ["small"]}
+    target = export_page(
+        tmp_path / "p.html", names, shapes, "T", truths={"small": truth}, groups=groups
+    )
+    content, _ = page_parts(target.read_text(encoding="utf-8"))
+    large, gray, third = content["distributions"]
+    assert (large["shape"], gray["shape"], third["shape"]) == ([3, 6, 5], [1, 4, 3], [3, 6, 5])
+    assert len(gray["colour"]) == 1 and len(third["colour"]) == 3
+    assert large["reference"] == third["reference"] == ""
+    stored = np.frombuffer(base64.b64decode(gray["reference"]), np.float16).astype(np.float32)
+    close(torch.from_numpy(stored), truth.flatten(), 1e-3)
+    assert content["groups"] == [
+        {"label": "colour", "members": [2, 0]}, {"label": "gray", "members": [1]}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        ({"shape": {"a": SHAPE}}, "shape must name each distribution once; look at b"),
+        ({"shape": {"a": SHAPE, "b": SHAPE, "c": SHAPE}}, "shape names c, but .* are a, b"),
+        ({"truths": {"c": torch.zeros(SHAPE)}}, "truths names c"),
+        ({"truths": {"b": torch.zeros(6, 5)}}, r"\(3, 6, 5\) or flat \(90,\), not \(6, 5\)"),
+        ({"truths": {"b": torch.full(SHAPE, 255)}}, "divide bytes by 255"),
+        ({"groups": {"x": ["a"]}}, "groups must name each .* look at b"),
+        ({"groups": {"x": ["a", "b"], "y": ["a"]}}, "groups must name each .* look at a"),
+        ({"groups": {"x": ["a", "b", "c"]}}, "groups names c"),
+    ],
+)
+def test_pages_whose_names_do_not_fit_are_refused(tmp_path, options, match):
+    given = {"distributions": {"a": build(), "b": build(seed=1)}, "shape": SHAPE, "title": "T"}
+    with pytest.raises(ValueError, match=match):
+        export_page(tmp_path / "p.html", **given | options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_strokes_survive_as_json(editor):
@@ -443,9 +568,8 @@ def test_committed_pages_are_current(data):
     assert module == MODULE.read_text(encoding="utf-8"), "run notebook 05 again"
     experiment = profiles.profile("demo").experiments[f"{data}-sos"]
     p = sampling.draw(store.load_or_train(experiment, "released"), 8, seed=5).p
-    assert content["state"]["shape"] == [
-        experiment.data.channels, experiment.data.height, experiment.data.width
-    ]  # fmt: skip
+    shape = [experiment.data.channels, experiment.data.height, experiment.data.width]
+    assert all(one["shape"] == shape for one in content["distributions"])
     for k, one in enumerate(content["distributions"]):
         mean = np.frombuffer(base64.b64decode(one["mean"]), np.float16).astype(np.float32)
         close(torch.from_numpy(mean), p[k].mean.cpu(), 5e-3)

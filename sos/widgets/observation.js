@@ -183,6 +183,11 @@ export class Observation {
     return solver.backward(solver.forward(this.pull.map((x, r) => this.scales[r] * x)));
   }
 
+  /** Computes ‖E[ω | edits]‖, the length of the noise that the edits ask for. */
+  noiseLength() {
+    return Math.hypot(...this.posteriorMean());
+  }
+
   /** Samples ω given the edits, by moving the present ω (Matheron's rule). */
   posteriorSample() {
     const { rank, gram, scales, omega } = this, solver = this.solver();
@@ -229,6 +234,11 @@ export class Observation {
     return this.settle(this.compose(this.posteriorSample(), this.noise), this.editNoise);
   }
 
+  /** Composes what would be shown without any edit: the mean, or the sample of the present ω. */
+  original(view) {
+    return view === "sample" ? this.compose(this.omega, this.noise) : Float32Array.from(this.mean);
+  }
+
   /** Computes the variance of every value given the edits, fᵀ K⁻¹ f + d. */
   conditionalVariance() {
     const { rank, values, factor, scales } = this, solver = this.solver();
@@ -260,28 +270,56 @@ export function latest(strokes) {
   return edits;
 }
 
+/** Computes the root mean square error of an image to the true one, over all their values. */
+export function rmse(image, truth) {
+  return Math.sqrt(image.reduce((sum, x, i) => sum + (x - truth[i]) ** 2, 0) / image.length);
+}
+
+/** Traces the borders of edits as an SVG path in pixels; edits of one look are one area. */
+export function outline(edits, height, width) {
+  const at = new Array(height * width), parts = [];
+  edits.forEach((edit, pixel) => (at[pixel] = edit));
+  const alike = (a, b) => a === b || Boolean(a && b && a.variance === b.variance
+    && a.colour.every((x, channel) => x === b.colour[channel]));
+  const trace = (lines, length, sides, write) => {
+    for (let line = 0; line <= lines; line++) {
+      for (let k = 0, from = -1; k <= length; k++) {
+        const border = k < length && !alike(...sides(line, k));
+        if (border && from < 0) from = k;
+        if (!border && from >= 0) parts.push(write(line, from, k)), (from = -1);
+      }
+    }
+  };
+  const inside = (row, column) => (row >= 0 && row < height && column >= 0 && column < width
+    ? at[row * width + column] : undefined);
+  trace(height, width, (y, x) => [inside(y - 1, x), inside(y, x)], (y, from, to) => `M${from} ${y}H${to}`);
+  trace(width, height, (x, y) => [inside(y, x - 1), inside(y, x)], (x, from, to) => `M${x} ${from}V${to}`);
+  return parts.join("");
+}
+
 // ------------------------------------------------------------------------------- drawing and parts
 
 /** Draws an image (channels, height, width) in [0, 1] on a canvas of that size. */
-function draw(canvas, image, [channels, height, width]) {
+export function draw(canvas, image, [channels, height, width]) {
+  Object.assign(canvas, canvas.height === height && canvas.width === width ? {} : { height, width });
   const picture = new ImageData(width, height), pixels = width * height;
   for (let i = 0; i < pixels; i++) {
-    for (let c = 0; c < 3; c++) picture.data[4 * i + c] = 255 * image[(channels > 1 ? c : 0) * pixels + i] + 0.5;
+    for (let c = 0; c < 3; c++) picture.data[4 * i + c] = 255 * image[(channels > 1 ? c : 0) * pixels + i]; // rounds
     picture.data[4 * i + 3] = 255;
   }
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
-/** Draws shares in [0, 1] as an overlay of one opacity, from dark violet to yellow. */
-function heat(canvas, share, [, height, width]) {
-  const stops = [[13, 8, 135], [126, 3, 168], [204, 71, 120], [248, 149, 64], [240, 249, 33]];
-  const picture = new ImageData(width, height);
+const HEAT = [[13, 8, 135], [126, 3, 168], [204, 71, 120], [248, 149, 64], [240, 249, 33]];
+
+/** Draws shares in [0, 1] as colours from dark violet to yellow. */
+function heat(canvas, share, shape) {
+  const colours = new Float32Array(3 * share.length);
   share.forEach((x, i) => {
     const place = Math.max(0, Math.min(1, x)) * 4, k = Math.min(3, Math.floor(place));
-    for (let c = 0; c < 3; c++) picture.data[4 * i + c] = stops[k][c] + (place - k) * (stops[k + 1][c] - stops[k][c]);
-    picture.data[4 * i + 3] = 215;
+    for (let c = 0; c < 3; c++) colours[c * share.length + i] = (HEAT[k][c] + (place - k) * (HEAT[k + 1][c] - HEAT[k][c])) / 255;
   });
-  canvas.getContext("2d").putImageData(picture, 0, 0);
+  draw(canvas, colours, [3, ...shape.slice(1)]);
 }
 
 /** Makes an element with properties, listeners (on...), attributes (the rest) and children. */
@@ -350,11 +388,52 @@ function stage(count, label) {
   top.setAttribute("role", "application");
   top.setAttribute("aria-label", label);
   const element = make("div", { className: "sos-stage" }, ...canvases);
-  const resize = ([, height, width], zoom) => {
-    for (const canvas of canvases) Object.assign(canvas, { height, width });
-    Object.assign(element.style, { width: `${width * zoom}px`, aspectRatio: `${width} / ${height}` });
+  const resize = (shape, zoom) => {
+    for (const canvas of canvases) Object.assign(canvas, { height: shape[1], width: shape[2] });
+    size(element, shape, zoom);
   };
   return { element, canvases, top, resize };
+}
+
+function size(element, [, height, width], zoom) {
+  element.style.setProperty("--sos-width", `${width * zoom}px`);
+  element.style.aspectRatio = `${width} / ${height}`;
+}
+
+/** Makes a picture with a caption that stands beside the one that is worked on. */
+function companion(name, text, ...under) {
+  const canvas = make("canvas", { role: "img" }), caption = make("figcaption");
+  const frame = make("div", { className: "sos-stage" }, canvas);
+  const element = make("figure", { className: `sos-companion sos-${name}`, hidden: true }, frame, ...under, caption);
+  const describe = (text) => {
+    caption.textContent = text;
+    canvas.setAttribute("aria-label", text);
+  };
+  describe(text);
+  return { element, canvas, describe, resize: (shape, zoom) => size(frame, shape, zoom) };
+}
+
+/** Makes the scale of `heat`, with numbers from 0 to a largest value. */
+function colourBar() {
+  const ramp = make("div", { className: "sos-ramp" });
+  ramp.style.background = `linear-gradient(to right, ${HEAT.map((colour) => `rgb(${colour})`).join(", ")})`;
+  const marks = [0, 0.5, 1].map(() => make("span"));
+  const show = (most) => marks.forEach((mark, k) => {
+    mark.textContent = k ? `${+((k * most) / 2).toPrecision(2)}` : "0";
+  });
+  return { element: make("div", { className: "sos-bar" }, ramp, ...marks), show };
+}
+
+/** Makes lines over a canvas that are seen on dark and on light, whatever the zoom. */
+function lines() {
+  const holder = make("div", { innerHTML:
+    '<svg class="sos-outline" aria-hidden="true" preserveAspectRatio="none"><path/><path/></svg>' });
+  const element = holder.firstChild;
+  const show = (path, [, height, width]) => {
+    element.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    for (const one of element.children) one.setAttribute("d", path);
+  };
+  return { element, show };
 }
 
 /** Returns the place of an event on an element, as shares of its width and height. */
@@ -373,31 +452,65 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
 
 // ----------------------------------------------------------------------------------------- editor
 
-const KEYS = "Arrow keys move the brush, with Shift by five pixels; Space paints; Control Z takes back.";
+const KEYS = "Arrow keys move the brush, with Shift by five pixels; Space paints; Control Z takes back; "
+  + "O shows the original, and once more the edited picture.";
+const SWITCHED = "Changed from the mean to a sample: the scale of a component shows in samples, and "
+  + "without strokes the mean is the same for all scales.";
+const BACK = "The edited picture again, because you changed it.";
 
 function renderEditor({ model, el }) {
   const get = (name) => model.get(name);
-  const board = stage(3, `Canvas to paint on. ${KEYS}`);
-  const [picture, overlay] = board.canvases;
+  const board = stage(2, `Canvas to paint on. ${KEYS}`);
+  const [picture] = board.canvases;
+  const marks = lines(), bar = colourBar();
+  const truth = companion("truth", "True picture"), map = companion("map", "Standard deviation", bar.element);
   const ring = make("div", { className: "sos-ring", hidden: true });
-  board.element.append(ring);
-  let p, image, largest; // the distribution, what is shown, the largest variance before any edit
+  const notice = make("div", { className: "sos-notice", role: "status", "aria-live": "polite" });
+  picture.after(marks.element);
+  board.element.append(ring, notice);
+  let p, image, stale; // the distribution, what is shown, and whether another distribution waits
+  let before, largest; // the standard deviations before any edit, and the largest of them
+  let reference = null; // the true image, if it is known
   let path = null, painted = null; // the stroke in progress
   let cursor = null; // [x, y] of the brush in pixels
-  let picking = false;
+  let picking = false, silence;
 
   // The edits that the strokes make, and the picture that follows from them.
 
   const strokes = () => get("strokes").slice(0, get("position"));
   const refresh = perFrame(() => {
-    const began = performance.now();
-    image = get("view") === "sample" ? p.conditionalSample() : p.conditionalMean();
+    if (stale) return;
+    const began = performance.now(), view = get("view"), original = get("original");
+    if (original) image = p.original(view);
+    else image = view === "sample" ? p.conditionalSample() : p.conditionalMean();
     draw(picture, image, p.shape);
-    overlay.hidden = !get("uncertainty");
-    if (get("uncertainty")) heat(overlay, spread().map((x) => x / largest), p.shape);
+    marks.show(get("outlines") && !original ? outline(p.edits, p.shape[1], p.shape[2]) : "", p.shape);
+    compare(original);
     board.element.dispatchEvent(new CustomEvent("sos-drawn", { bubbles: true, detail: performance.now() - began }));
     tell();
   });
+
+  /** Draws what stands beside the picture: the true one, and the map of uncertainty. */
+  function compare(original) {
+    truth.element.hidden = !(reference && get("show_truth"));
+    map.element.hidden = !get("uncertainty");
+    if (!truth.element.hidden) {
+      draw(truth.canvas, reference, p.shape);
+      truth.describe(`True picture; root mean square error to it: ${rmse(image, reference).toFixed(4)}`);
+    }
+    if (!map.element.hidden) {
+      const now = original ? before : spread();
+      heat(map.canvas, now.map((x) => x / largest), p.shape);
+      bar.show(largest);
+      const mean = now.reduce((sum, x) => sum + x, 0) / now.length;
+      map.describe(`Standard deviation of pixels${given(original)}: ${mean.toPrecision(2)} on average`);
+    }
+  }
+
+  const given = (original) => {
+    if (!p.edits.size) return "";
+    return original ? " without the strokes" : " given the strokes";
+  };
 
   /** Computes the standard deviation of every pixel, over its channels. */
   function spread() {
@@ -407,32 +520,47 @@ function renderEditor({ model, el }) {
   }
 
   function tell() {
-    const length = Math.hypot(...p.posteriorMean()), typical = Math.sqrt(p.rank);
+    const length = p.noiseLength(), typical = Math.sqrt(p.rank);
     const count = strokes().length, size = p.edits.size;
+    caption.textContent = `${get("view") === "sample" ? "Sample" : "Mean"}${given(get("original"))}`;
     status.textContent = size
       ? `${count} stroke${count === 1 ? "" : "s"}, ${size} pixel${size === 1 ? "" : "s"} edited. ` +
-        `They ask for noise of length ${length.toFixed(1)}; a random draw has about ${typical.toFixed(1)}` +
-        (length > 2 * typical ? ": the model finds this edit unlikely, and softer strokes may help." : ".")
+        `Noise length ‖E[ω | strokes]‖: ${length.toFixed(1)}; a random draw has about √R = ${typical.toFixed(1)}` +
+        (length > 2 * typical ? ", so the model finds this edit unlikely, and softer strokes may help." : ".")
       : "Paint on the picture: the rest follows.";
   }
 
+  /** Says over the picture what happened, for as long as it takes to read. */
+  function say(text) {
+    clearTimeout(silence);
+    notice.textContent = text;
+    if (text) silence = setTimeout(() => say(""), 9000);
+  }
+
   function load() {
+    stale = false;
     p = observationOf(model);
+    const known = get("reference");
+    reference = known?.byteLength ? numbers(known, get("dtype")) : null;
+    truthSwitch.hidden = !reference;
     rescale();
     zoomTo(get("zoom"));
     components.replaceChildren(...componentSliders());
     tools.replaceChildren(...colourTools());
+    follow();
     rebuild();
   }
 
   function rescale() {
     p.scales = Float64Array.from(get("scales"));
     p.setEdits(new Map());
-    largest = Math.max(...spread()) || 1;
+    before = spread();
+    largest = Math.max(...before) || 1;
     p.setEdits(latest(strokes()));
   }
 
   function rebuild() {
+    if (stale) return;
     p.setEdits(latest(strokes()));
     const held = document.activeElement; // disabling a button would drop the keyboard's focus
     undo.disabled = get("position") === 0;
@@ -444,16 +572,28 @@ function renderEditor({ model, el }) {
 
   // Painting, by pointer (mouse, pen, touch) or keyboard.
 
-  const edit = () => ({ colour: get("colour"), variance: get("std") ** 2 });
+  /** Changes strokes by hand, which must be seen: the original makes room for the edited picture. */
+  function change(changes) {
+    const hidden = get("original");
+    set(model, hidden ? { ...changes, original: false } : changes);
+    say(hidden ? BACK : "");
+  }
 
   function extend(point) {
-    const [, height, width] = p.shape;
+    const [, height, width] = p.shape, edit = { colour: get("colour"), variance: get("std") ** 2 };
     for (const pixel of brush([path ?? point, point], get("brush"), height, width)) {
-      if (!painted.has(pixel)) p.edit(pixel, edit());
+      if (!painted.has(pixel)) p.edit(pixel, edit);
       painted.add(pixel);
     }
     path = point;
     refresh();
+  }
+
+  function begin(point) {
+    painted = new Set();
+    if (get("original")) change({});
+    else say("");
+    extend(point);
   }
 
   function finish() {
@@ -515,8 +655,7 @@ function renderEditor({ model, el }) {
     if (event.button !== 0 || !event.isPrimary) return;
     if (picking || event.altKey) return pick(pointOf(event));
     board.top.setPointerCapture(event.pointerId);
-    painted = new Set();
-    extend(pointOf(event));
+    begin(pointOf(event));
   });
   listen("pointermove", (event) => {
     if (!event.isPrimary) return;
@@ -540,12 +679,14 @@ function renderEditor({ model, el }) {
       if (painted) return event.preventDefault(); // the pointer is drawing
       cursor ??= [width / 2, height / 2];
       if (picking) pick(cursor);
-      else painted = new Set(), extend(cursor), finish();
+      else begin(cursor), finish();
     } else if (event.key === "Escape") {
       usePicker(false);
       cancel();
     } else if (command && ["z", "y"].includes(event.key.toLowerCase())) {
       step(event.shiftKey || event.key.toLowerCase() === "y" ? 1 : -1);
+    } else if (event.key.toLowerCase() === "o" && !command && !event.altKey) {
+      set(model, { original: !get("original") });
     } else return;
     event.preventDefault();
     mark();
@@ -553,7 +694,7 @@ function renderEditor({ model, el }) {
 
   const step = (by) => {
     const position = get("position") + by;
-    if (position >= 0 && position <= get("strokes").length) set(model, { position });
+    if (position >= 0 && position <= get("strokes").length) change({ position });
   };
 
   // The controls.
@@ -561,14 +702,25 @@ function renderEditor({ model, el }) {
   const button = (text, title, onclick) => make("button", { type: "button", title, onclick }, text);
   const undo = button("Undo", "Take back the last stroke (Control Z)", () => step(-1));
   const redo = button("Redo", "Bring back the stroke that was taken back (Control Y)", () => step(1));
-  const reset = button("Reset", "Take back all strokes; Redo brings them back", () => set(model, { position: 0 }));
+  const reset = button("Reset", "Take back all strokes; Redo brings them back", () => change({ position: 0 }));
   const picker = button("Pick", "Take the colour of a pixel: click it, or Alt-click at any time", () => usePicker(!picking));
   const status = make("div", { className: "sos-status", role: "status" });
   const tools = make("div", { className: "sos-tools" }), components = make("div", { className: "sos-components" });
   const group = `sos-${++made}`;
   const views = ["mean", "sample"].map((view) =>
     make("input", { type: "radio", name: group, value: view, onchange: () => set(model, { view }) }));
-  const uncertainty = make("input", { type: "checkbox", onchange: () => set(model, { uncertainty: uncertainty.checked }) });
+  const caption = make("figcaption");
+  const switches = Object.entries({
+    uncertainty: ["uncertainty", "The standard deviation of each pixel, as a map beside the picture"],
+    outlines: ["outlines", "Lines around the painted pixels, which are not part of the picture"],
+    show_truth: ["show the true picture", "The picture that the distribution predicts, and the error to it"],
+  }).map(([name, [text, title]]) => {
+    const input = make("input", { type: "checkbox", onchange: () => set(model, { [name]: input.checked }) });
+    return { name, input, element: make("label", { title }, input, ` ${text}`) };
+  });
+  const truthSwitch = switches.find((one) => one.name === "show_truth").element;
+  const original = button("Original", "The picture without strokes; press again for the edited one (O on the picture)",
+    () => set(model, { original: !get("original") }));
   const newSample = button("New sample", "Show another sample given the edits", () => {
     const seed = Math.floor(Math.random() * 2 ** 31);
     set(model, { view: "sample", seed, omega: Array.from(gaussians(seed, 0, p.rank)) });
@@ -577,13 +729,13 @@ function renderEditor({ model, el }) {
   const shown = () => Math.floor(board.element.clientWidth / p.shape[2] + 0.01);
   const magnify = (by) => set(model, { zoom: Math.max(1, Math.min(16, shown() + by)) });
   const zoomTo = (zoom) => {
-    board.resize(p.shape, zoom);
+    for (const one of [board, truth, map]) one.resize(p.shape, zoom);
     smaller.disabled = zoom <= 1;
     larger.disabled = zoom >= 16 || (board.element.isConnected && shown() < zoom);
   };
   const smaller = button("\u2212", "Smaller picture", () => magnify(-1));
   const larger = button("+", "Larger picture", () => magnify(1));
-  const save = button("Save PNG", "Save the picture without marks and overlay, a pixel for a pixel", () => {
+  const save = button("Save PNG", "Save the picture without outlines, a pixel for a pixel", () => {
     const link = make("a", { href: picture.toDataURL("image/png"), download: "sos.png" });
     link.click();
   });
@@ -595,7 +747,7 @@ function renderEditor({ model, el }) {
     const size = slider("Brush", { min: 1, max: 10, step: 1, value: get("brush") },
       (x) => `${x} px`, (x) => set(model, { brush: x }));
     const std = slider("Softness", { min: 0, max: 0.3, step: 0.01, value: get("std"),
-      title: "Standard deviation of the edit's noise; 0: the pixels take exactly this colour" },
+      title: "σ, the standard deviation of a stroke's noise; 0: the pixels take exactly this colour" },
       (x) => (+x ? decimals(+x) : "exact"), (x) => set(model, { std: x }));
     const colour = gray
       ? slider("Gray", { min: 0, max: 1, step: 0.01, value: get("colour")[0] }, (x) => decimals(+x), (x) => set(model, { colour: [x] }))
@@ -611,12 +763,17 @@ function renderEditor({ model, el }) {
     return [size.element, colour.element, std.element];
   }
 
+  const reload = perFrame(load);
   let scaleSliders = [];
   function componentSliders() {
     scaleSliders = Array.from({ length: p.rank }, (_, r) =>
       slider(`${r + 1}`, { min: -5, max: 5, step: 0.1, value: get("scales")[r], title: `Scale of component ${r + 1}` },
         (x) => (+x).toFixed(1),
-        (x) => set(model, { view: "sample", scales: get("scales").map((old, k) => (k === r ? x : old)) })));
+        (x) => {
+          const unseen = get("view") !== "sample";
+          set(model, { view: "sample", scales: get("scales").map((old, k) => (k === r ? x : old)) });
+          if (unseen) say(SWITCHED);
+        }));
     const back = button("All to 1", "Every component at its own size", () => set(model, { scales: get("scales").map(() => 1) }));
     return [...scaleSliders.map((one) => one.element), back];
   }
@@ -625,32 +782,39 @@ function renderEditor({ model, el }) {
     sliders.forEach((work) => work());
     scaleSliders.forEach((one, r) => one.set(get("scales")[r]));
     views.forEach((input) => (input.checked = input.value === get("view")));
-    uncertainty.checked = get("uncertainty");
+    switches.forEach(({ name, input }) => (input.checked = get(name)));
+    original.setAttribute("aria-pressed", get("original"));
+    if (get("view") === "mean") say("");
   }
 
   adopt(el);
   el.append(
-    make("div", { className: "sos-left" }, board.element, status),
+    make("div", { className: "sos-left" },
+      make("div", { className: "sos-show", role: "group", "aria-label": "Show" },
+        ...views.map((input) => make("label", {}, input, ` ${input.value}`)), newSample, original,
+        ...switches.map((one) => one.element)),
+      make("div", { className: "sos-pictures" },
+        make("figure", {}, board.element, caption), truth.element, map.element),
+      status),
     make("div", { className: "sos-right", role: "group", "aria-label": "Tools" },
-      make("fieldset", {}, make("legend", {}, "Show"),
-        ...views.map((input) => make("label", {}, input, ` ${input.value}`)),
-        newSample, make("label", {}, uncertainty, " uncertainty")),
       tools,
       make("div", { className: "sos-buttons" }, picker, undo, redo, reset,
         smaller, larger, save),
       make("details", {}, make("summary", {}, "Components (eq. 5)"), components)));
   const stops = [
-    watch(model, DISTRIBUTION, perFrame(load)),
+    watch(model, [...DISTRIBUTION, "reference"], () => { stale = true; reload(); }),
     watch(model, ["strokes", "position"], rebuild),
-    watch(model, ["omega", "seed"], () => { p.setNoise(get("omega"), get("seed")); refresh(); }),
-    watch(model, ["scales"], () => { rescale(); refresh(); }),
-    watch(model, ["view", "uncertainty"], refresh),
-    watch(model, ["zoom"], () => { zoomTo(get("zoom")); refresh(); }),
-    watch(model, ["brush", "colour", "std", "view", "uncertainty", "scales"], follow),
+    watch(model, ["omega", "seed"], () => { if (!stale) p.setNoise(get("omega"), get("seed")), refresh(); }),
+    watch(model, ["scales"], () => { if (!stale) rescale(), refresh(); }),
+    watch(model, ["view", "original", "uncertainty", "outlines", "show_truth"], refresh),
+    watch(model, ["zoom"], () => { if (!stale) zoomTo(get("zoom")), refresh(); }),
+    watch(model, ["brush", "colour", "std", "view", "original", ...switches.map((one) => one.name), "scales"], () => { if (!stale) follow(); }),
   ];
   load();
-  follow();
-  return () => stops.forEach((stop) => stop());
+  return () => {
+    clearTimeout(silence);
+    stops.forEach((stop) => stop());
+  };
 }
 
 // ---------------------------------------------------------------------- the pad between four samples
@@ -663,25 +827,29 @@ function renderPad({ model, el }) {
   const handle = make("div", { className: "sos-handle" });
   const pad = make("div", { className: "sos-pad", tabIndex: 0, role: "application",
     "aria-label": "Place between the corners. Arrow keys move it." }, ...thumbnails, handle);
-  let p;
+  let p, stale;
 
   const noiseAt = (x, y) => {
     const [a, b, c, d] = get("corners");
     return slerp(slerp(a, b, x), slerp(c, d, x), y);
   };
   const refresh = perFrame(() => {
+    if (stale) return;
     const began = performance.now();
     draw(board.canvases[0], p.compose(noiseAt(get("x"), get("y")), p.noise), p.shape);
     Object.assign(handle.style, { left: `${100 * get("x")}%`, top: `${100 * get("y")}%` });
     across.set(get("x")), down.set(get("y"));
     board.element.dispatchEvent(new CustomEvent("sos-drawn", { bubbles: true, detail: performance.now() - began }));
   });
+  const reload = perFrame(load);
   function load() {
+    stale = false;
     p = observationOf(model);
     board.resize(p.shape, get("zoom"));
     corners();
   }
   function corners() {
+    if (stale) return;
     thumbnails.forEach((canvas, k) => {
       Object.assign(canvas, { height: p.shape[1], width: p.shape[2] });
       draw(canvas, p.compose(get("corners")[k], p.noise), p.shape);
@@ -713,13 +881,15 @@ function renderPad({ model, el }) {
   } }, "New corners");
 
   adopt(el);
-  el.append(make("div", { className: "sos-left" }, board.element),
-    make("div", { className: "sos-right", role: "group", "aria-label": "Interpolation" }, pad, across.element, down.element, again));
+  el.append(make("div", { className: "sos-left" },
+      make("div", { className: "sos-pictures" }, make("figure", {}, board.element, make("figcaption", {}, "Sample between the corners")))),
+    make("div", { className: "sos-right", role: "group", "aria-label": "Interpolation" }, pad, across.element, down.element,
+      make("div", { className: "sos-buttons" }, again)));
   const stops = [
-    watch(model, DISTRIBUTION, perFrame(load)),
+    watch(model, DISTRIBUTION, () => { stale = true; reload(); }),
     watch(model, ["corners"], () => corners()),
     watch(model, ["x", "y"], refresh),
-    watch(model, ["zoom"], () => { board.resize(p.shape, get("zoom")); refresh(); }),
+    watch(model, ["zoom"], () => { if (!stale) board.resize(p.shape, get("zoom")), refresh(); }),
   ];
   load();
   return () => stops.forEach((stop) => stop());

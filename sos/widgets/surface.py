@@ -5,6 +5,7 @@ sample is sent back as a trait, so that the next cell can use `editor.conditiona
 `LowRankNormal`, or `editor.sample`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -37,6 +38,11 @@ def gaussians(seed: int, stream: int, count: int) -> np.ndarray:
     return radius * np.cos(2 * np.pi * uniform[:, 1])
 
 
+def encoded(values: Tensor, dtype: str) -> bytes:
+    """Encode values as the bytes of an array of `dtype`."""
+    return values.detach().float().cpu().numpy().astype(dtype).tobytes()
+
+
 def arrays(p: LowRankNormal, dtype: str) -> dict[str, bytes]:
     """Encode μ (S), the components U diag(s) (R, S) and the diagonal (1 or S) of p as bytes."""
     components = p.principal_components()
@@ -44,9 +50,8 @@ def arrays(p: LowRankNormal, dtype: str) -> dict[str, bytes]:
     diag = p.cov_diag
     diag = diag[:1] if bool((diag == diag[0]).all()) else diag
     parts = {"mean": p.loc, "factor": factor}
-    encoded = {k: v.detach().float().cpu().numpy().astype(dtype) for k, v in parts.items()}
-    encoded["diag"] = diag.detach().float().cpu().numpy()  # half precision makes tiny ones zero
-    return {k: v.tobytes() for k, v in encoded.items()}
+    result = {name: encoded(part, dtype) for name, part in parts.items()}
+    return result | {"diag": encoded(diag, "float32")}  # half precision makes tiny ones zero
 
 
 def check_canvas(p: LowRankNormal, shape: Shape) -> None:
@@ -54,6 +59,26 @@ def check_canvas(p: LowRankNormal, shape: Shape) -> None:
     editing.check_shape(p, shape)
     if shape[0] not in (1, 3):
         raise ValueError(f"a canvas shows 1 channel (gray) or 3 (colour), not {shape[0]}")
+
+
+def true_picture(truth: Tensor | np.ndarray, shape: Shape) -> Tensor:
+    """Check a true picture, (C, H, W) or flat (S,), with values in [0, 1], and flatten it.
+
+    Raises ValueError for other shapes and values.
+    """
+    values = torch.as_tensor(truth).detach().cpu()
+    size = math.prod(shape)
+    if tuple(values.shape) not in {tuple(shape), (size,)}:
+        raise ValueError(
+            f"a true picture must be {tuple(shape)} or flat ({size},), not "
+            f"{tuple(values.shape)}; give one image of the shape that the distribution is over"
+        )
+    if not ((values >= 0) & (values <= 1)).all() or values.dtype == torch.uint8:  # NaN fails too
+        raise ValueError(
+            f"values of a true picture must be in [0, 1], but are {values.dtype} from "
+            f"{values.min()} to {values.max()}; divide bytes by 255"
+        )
+    return values.flatten()
 
 
 def default_colour(shape: Shape) -> list[float]:
@@ -110,24 +135,37 @@ class Editor(_Surface):
         editor.sample              # the sample on the canvas
 
     p is one distribution over flat images of `shape` = (channels, height, width). `noise_factor`
-    (R,) is the noise ω_p of the sample that is shown first. Without it the noise is drawn.
+    (R,) is the noise ω_p of the sample that is shown first. Without it the noise is drawn. Where
+    `truth`, the image (C, H, W) or (S,) that p predicts, is known, a switch shows it beside the
+    edit with the error to it. Raises ValueError for other shapes, and for a truth outside [0, 1].
     """
 
     strokes = traitlets.List(traitlets.Dict()).tag(sync=True)
     position = traitlets.Int(0, min=0).tag(sync=True)  # how many strokes hold: undo, redo
     scales = traitlets.List(traitlets.Float()).tag(sync=True)
     view = traitlets.Enum(("mean", "sample"), "mean").tag(sync=True)
+    original = traitlets.Bool(False).tag(sync=True)  # show the picture without the strokes
+    outlines = traitlets.Bool(True).tag(sync=True)
+    show_truth = traitlets.Bool(False).tag(sync=True)
+    reference = traitlets.Bytes().tag(sync=True)  # the true picture; empty where unknown
     uncertainty = traitlets.Bool(False).tag(sync=True)
     brush = traitlets.Int(3, min=1, max=10).tag(sync=True)
     colour = traitlets.List(traitlets.Float()).tag(sync=True)
     std = traitlets.Float(0.0, min=0.0).tag(sync=True)
 
     def __init__(
-        self, p: LowRankNormal, shape: Shape, noise_factor: Tensor | None = None, **traits
+        self,
+        p: LowRankNormal,
+        shape: Shape,
+        noise_factor: Tensor | None = None,
+        truth: Tensor | np.ndarray | None = None,
+        **traits,
     ):
         self._shape = tuple(shape)
         check_canvas(p, self._shape)
         drawn = gaussians(traits.get("seed", 0), 0, p.rank).tolist()
+        if truth is not None:
+            traits["reference"] = encoded(true_picture(truth, self._shape), "float32")
         traits.setdefault("colour", default_colour(shape))
         traits["std"] = float(traits.get("std", 0.0))
         traits.setdefault("position", len(traits.get("strokes", [])))
@@ -196,6 +234,7 @@ class Editor(_Surface):
             with self.hold_trait_notifications():
                 self.strokes = [*self.strokes[: self.position], asdict(new)]
                 self.position = len(self.strokes)
+                self.original = False
 
     def undo(self) -> None:
         """Undo the last stroke, if there is one."""
@@ -229,14 +268,41 @@ class Editor(_Surface):
     @property
     def sample(self) -> Tensor:
         """Return the sample on the canvas (S,), a sample of `conditional`."""
-        p = self.distribution
-        drawn = p.rsample_from(self._own(self.omega), self._noise(1))
-        return editing.condition_sample(p, drawn, self.edits, self._shape, self._noise(2))
+        return self._sample(self.edits)
+
+    @property
+    def truth(self) -> Tensor | None:
+        """Return the true picture (C, H, W), or None where it is unknown."""
+        if not self.reference:
+            return None
+        return torch.frombuffer(bytearray(self.reference), dtype=torch.float32).view(self._shape)
+
+    @property
+    def rmse(self) -> float:
+        """Return the root mean square error of `image()` to the true picture.
+
+        Raises ValueError where that is unknown.
+        """
+        if self.truth is None:
+            raise ValueError("the true picture is unknown; give it: Editor(p, shape, truth=image)")
+        return (self.image().cpu() - self.truth).square().mean().sqrt().item()
 
     def image(self) -> Tensor:
-        """Return the mean or sample that the canvas shows (C, H, W)."""
-        flat = self.conditional.mean if self.view == "mean" else self.sample
+        """Return the mean or sample that the canvas shows (C, H, W), with the strokes or without.
+
+        Outlines, the map of uncertainty and the true picture are no part of it.
+        """
+        strokes = [] if self.original else self.edits
+        flat = self._mean(strokes) if self.view == "mean" else self._sample(strokes)
         return flat.unflatten(-1, self._shape)
+
+    def _mean(self, strokes: list[Stroke]) -> Tensor:
+        return editing.condition(self.distribution, strokes, self._shape).mean
+
+    def _sample(self, strokes: list[Stroke]) -> Tensor:
+        p = self.distribution
+        drawn = p.rsample_from(self._own(self.omega), self._noise(1))
+        return editing.condition_sample(p, drawn, strokes, self._shape, self._noise(2))
 
 
 class Pad(_Surface):
