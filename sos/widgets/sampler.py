@@ -20,7 +20,7 @@ REACH = 5.0  # sliders and tiles run from -REACH to REACH
 VIEWS = ("one sample", "100 samples", "all components")
 SMALLEST_TILE = 28  # screen pixels, which hold the number above a column
 SWEEP = sweep_values(REACH, interval=1.0)  # scales of tiles
-ENDS = 8  # latent codes, of which a VAESampler starts with the two that differ most
+ENDS = 32  # latent codes that a VAESampler starts with, and keeps two of
 
 
 def button(text: str, tooltip: str, work: Callable[[], None]) -> widgets.Button:
@@ -194,17 +194,18 @@ class VAESampler(Still, widgets.VBox):
     """Show two latent codes with a slider between them (eq. 8), and a `Sampler` of the result.
 
     Every move of the slider is one decoder pass. `sampler` and `z` hold the state. It starts with
-    the two of eight random codes whose means differ most, so that the way between them shows.
+    the two of 32 random codes whose pictures differ most, so that the way between them shows.
     """
 
     def __init__(self, vae: VAE, seed: int = 0):
         self.vae, self._stream = vae, torch.Generator().manual_seed(seed)
-        self.ends = self._apart([self._new() for _ in range(ENDS)])
+        codes = [self._new() for _ in range(ENDS)]
         self.t = widgets.FloatSlider(
             0.5, min=0, max=1, step=0.01, description="t", tooltip="from left to right",
             layout=widgets.Layout(width="500px"),
         )  # fmt: skip
-        self.sampler = Sampler(self._decode(self.z), vae.image_shape, seed=seed)
+        self.sampler = Sampler(self._decode(codes[0]), vae.image_shape, seed=seed)
+        self.ends = self._apart(codes)
         self._pictures = [widgets.Image(format="png") for _ in self.ends]
         sides = [
             widgets.VBox(
@@ -223,19 +224,25 @@ class VAESampler(Still, widgets.VBox):
         self.t.observe(lambda _: self._draw_middle(), "value")
         self.sampler._picture.observe(lambda _: self._follow_noise(), "value")
         self._draw_ends()
+        self._draw_middle()
 
     def _new(self) -> Tensor:
         return torch.randn(self.vae.latent, generator=self._stream)
 
     def _apart(self, codes: list[Tensor]) -> list[Tensor]:
-        """Choose the two codes whose means differ most."""
-        means = torch.stack([self._decode(z).mean for z in codes])
-        distances = (means[:, None] - means).square().mean(-1)
+        """Choose the two codes whose samples with one noise differ most."""
+        samples = torch.stack([self._sample(z) for z in codes])
+        distances = (samples[:, None] - samples).square().mean(-1)
         return [codes[k] for k in divmod(int(distances.argmax()), len(codes))]
 
     @torch.no_grad()
     def _decode(self, z: Tensor) -> LowRankNormal:
         return self.vae.decode(z[None].to(next(self.vae.parameters()).device))[0]
+
+    def _sample(self, z: Tensor) -> Tensor:
+        """Sample (S,) at the code z, with the noise of the sample between both ends."""
+        p, s = self._decode(z), self.sampler
+        return p.rsample_from(s.noise_factor.to(p.loc), s.noise_diag.to(p.loc))
 
     @property
     def z(self) -> Tensor:
@@ -257,11 +264,9 @@ class VAESampler(Still, widgets.VBox):
 
     def _draw_ends(self) -> None:
         """Draw samples of both ends, with the noise of the sample between them."""
-        s, self._noise = self.sampler, self.sampler.noise_factor
+        self._noise = self.sampler.noise_factor
         for picture, z in zip(self._pictures, self.ends, strict=True):
-            p = self._decode(z)
-            y = p.rsample_from(s.noise_factor.to(p.loc), s.noise_diag.to(p.loc))
-            picture.value = png(y.unflatten(-1, s.shape), 2)
+            picture.value = png(self._sample(z).unflatten(-1, self.sampler.shape), 2)
 
     def still(self) -> bytes:
         """Return the sample between both ends as a PNG file."""
