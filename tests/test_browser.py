@@ -678,6 +678,15 @@ def test_on_phones_picture_and_controls_are_seen_together(shown):
             assert below["y"] + below["height"] <= 845
 
 
+def test_on_its_side_a_phone_shows_picture_and_controls_beside_each_other(shown):
+    shown.set_viewport_size({"width": 844, "height": 390})
+    shown.locator("#editor").evaluate("(e) => e.scrollIntoView()")
+    left, right = (one.bounding_box() for one in (canvas_of(shown), shown.get_by_label("Softness")))
+    assert left["x"] + left["width"] <= right["x"]
+    for box in (left, right):
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 390
+
+
 def test_the_page_explains_and_cites(shown):
     text = shown.locator("main").inner_text()
     assert "Softness, σ" in text and "Noise length" in text

@@ -397,6 +397,8 @@ function stage(count, label) {
 
 function size(element, [, height, width], zoom) {
   element.style.setProperty("--sos-width", `${width * zoom}px`);
+  element.style.setProperty("--sos-line", zoom > 3 ? "3px" : "2px"); // outlines leave room for thin strokes
+  element.style.setProperty("--sos-aspect", width / height);
   element.style.aspectRatio = `${width} / ${height}`;
 }
 
