@@ -30,6 +30,16 @@ def button(text: str, tooltip: str, work: Callable[[], None]) -> widgets.Button:
     return made
 
 
+def scale_slider(number: int) -> widgets.FloatSlider:
+    """Make a slider for the scale of one component."""
+    return widgets.FloatSlider(
+        1.0, min=-REACH, max=REACH, step=0.1, description=f"{number}",
+        readout_format=".1f", tooltip=f"scale of component {number}",
+        layout=widgets.Layout(width="auto", min_width="0"),
+        style={"description_width": "22px"},
+    )  # fmt: skip
+
+
 class Sampler(Still, widgets.HBox):
     """Show a sample of a distribution, with a slider for each principal component (eq. 5).
 
@@ -57,15 +67,7 @@ class Sampler(Still, widgets.HBox):
         self.noise_diag = torch.randn(p.event_shape, generator=self._stream)
         self._hundred = seed
         self._zoom = comfortable_zoom(self.shape)
-        self.sliders = [
-            widgets.FloatSlider(
-                1.0, min=-REACH, max=REACH, step=0.1, description=f"{number + 1}",
-                readout_format=".1f", tooltip=f"scale of component {number + 1}",
-                layout=widgets.Layout(width="auto", min_width="0"),
-                style={"description_width": "22px"},
-            )
-            for number in range(p.rank)
-        ]  # fmt: skip
+        self.sliders = [scale_slider(number + 1) for number in range(p.rank)]
         self.view = widgets.ToggleButtons(
             options=VIEWS, tooltips=[f"show {view}" for view in VIEWS],
             style={"button_width": "auto"},
