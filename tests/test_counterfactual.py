@@ -176,3 +176,29 @@ def test_the_order_of_pixels_counts_hidden_ones_alone(monkeypatch):
         first = [row[0] for row in rows]
         assert first == pytest.approx(x.flatten(1).square().mean(1).sqrt().tolist(), rel=1e-3)
     assert np.mean([r[2] for r in found["most telling first"]]) < 0.1 * np.mean(first)
+
+
+class Flat:
+    """A decoder that says the same of every image."""
+
+    def encode(self, x):
+        return x.flatten(1)[:, :2], None
+
+    def decode(self, z):
+        return LowRankNormal(torch.zeros(len(z), 40 * 32), torch.ones(len(z), 40 * 32, 1), 0.1)
+
+
+def test_examples_are_to_paint_on_and_have_a_truth_where_there_is_one(monkeypatch):
+    found = counterfactual.examples(Flat(), BRAINS, 3)
+    assert [one.name for one in found] == [
+        "ventricles changed", "sulci changed", "contrast changed",
+    ]  # fmt: skip
+    for one in found:
+        assert one.p.batch_shape == () and one.before.shape == one.truth.shape == (1, 40, 32)
+        assert not torch.equal(one.before, one.truth)
+    folder = Data("folder", 40, 32, 1, train=1, validation=1, test=5, folder="none")
+    split = counterfactual.datasets.Split(np.full((5, 1, 40, 32), 51, np.uint8))
+    monkeypatch.setattr(counterfactual.datasets, "load_split", lambda *_: split)
+    found = counterfactual.examples(Flat(), folder, 2)
+    assert [(one.name, one.truth) for one in found] == [("image 1", None), ("image 2", None)]
+    assert float(found[0].before.max()) == pytest.approx(0.2)

@@ -239,13 +239,18 @@ def _moments(images: Tensor, name: str) -> tuple[Tensor, Tensor, dict[str, float
 
 
 def interval(
-    values: Tensor | np.ndarray, level: float = 0.95, seed: int = 0, resamples: int = 2000
+    values: Tensor | np.ndarray,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = 2000,
+    method: str = "BCa",
 ) -> dict[str, float]:
     """Return the mean of numbers (N,), one per image, and its bootstrap interval "low" to "high".
 
-    Images are resampled; limits are corrected for bias and acceleration (Efron, 1987). For two
-    models on the same images pass the differences. Raises ValueError for fewer than 2 numbers, and
-    for numbers that are not finite.
+    Images are resampled; limits are corrected for bias and acceleration (Efron, 1987), or are
+    those of the `method` "percentile", which takes a tenth of the time. For two models on the same
+    images pass the differences. Raises ValueError for fewer than 2 numbers, and for numbers that
+    are not finite.
     """
     values = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, float)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
@@ -257,6 +262,6 @@ def interval(
     if not spread:  # nothing to resample
         return {"mean": mean, "low": mean, "high": mean}
     settings = {"confidence_level": level, "random_state": np.random.default_rng(seed)}
-    settings |= {"n_resamples": resamples, "batch": max(1, 2**22 // len(values))}
+    settings |= {"method": method, "n_resamples": resamples, "batch": max(1, 2**22 // len(values))}
     limits = scipy.stats.bootstrap((values,), np.mean, **settings).confidence_interval
     return {"mean": mean, "low": float(limits.low), "high": float(limits.high)}

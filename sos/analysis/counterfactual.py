@@ -278,3 +278,35 @@ def of_distribution(p: Observation, data: Data, count: int) -> dict[str, dict]:
         result["covariance"][factor] = measure(edit, subjects)
         result["pinned"][factor] = measure(edit, subjects, PINNED, pinned=True)
     return dict(result)
+
+
+@dataclass(frozen=True)
+class Example:
+    """Hold a distribution to paint on, of a test subject, and the picture that is true."""
+
+    name: str
+    p: Observation
+    before: Tensor  # (C, H, W)
+    truth: Tensor | None  # with one factor changed; None where images are not simulated
+
+
+@torch.no_grad()
+def examples(vae: VAE, data: Data, count: int = 4) -> list[Example]:
+    """Return distributions of `count` test subjects, each with the truth of another changed factor.
+
+    Of images that are read, the distributions are those of the first test images, without a truth.
+    """
+    if data.name in FACTORS:
+        factors = [name for name in FACTORS[data.name] if name not in ("smile", "age")][:count]
+        found = [(name, pairs(data, name, count + 4)) for name in factors]
+        chosen = [
+            (f"{name} changed", some[place % len(some)].before, some[place % len(some)].after)
+            for place, (name, some) in enumerate(found)
+            if some
+        ]
+    else:
+        images = torch.from_numpy(datasets.load_split(data, "test").images[:count]).float() / 255
+        chosen = [(f"image {n + 1}", one, None) for n, one in enumerate(images)]
+    x = torch.stack([before for _, before, _ in chosen]).to(device())
+    p = vae.decode(vae.encode(x)[0])
+    return [Example(name, p[n], *pair) for n, (name, *pair) in enumerate(chosen)]

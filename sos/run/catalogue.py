@@ -82,6 +82,12 @@ NOTEBOOKS = (
         "which ε is right: density, calibration and samples, with fair baselines and seeds",
         EPSILON_MODELS,
     ),
+    Notebook(
+        "09_does_editing_predict",
+        "4.4",
+        "held-out pixels, edits against the true picture, lesions: what editing is worth",
+        EPSILON_MODELS,
+    ),
 )
 
 
