@@ -4,9 +4,12 @@
 
 Conditional mean: `LowRankNormal.condition` of 3,000 edited values at 218x178x3, R = 25, beside
 equation 7 as it stands, with the blocks of the covariance written down and inverted in float32, as
-the authors' code does it. Slider: a moved slider of `Sampler` to the new PNG, on the kernel's side.
-Browser: the module's own time from a stroke's event to the drawn picture, in headless Chromium on
-a page that `export_page` made; "not run" where there is no Chromium.
+the authors' code does it. Log-density of these values, and leave-one-out means and variances of all
+values at 32x32x3: beside the dense covariance in float64. Sparse precision, given half of its
+values at 64x64: mean and exact variances beside a sparse LU with a solve for each value. Slider: a
+moved slider of `Sampler` to the new PNG, on the kernel's side. Browser: the module's own time from
+a stroke's event to the drawn picture, in headless Chromium on a page that `export_page` made; "not
+run" where there is no Chromium.
 """
 
 import argparse
@@ -17,16 +20,23 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
+import scipy.sparse.linalg
 import torch
 from timing import medians
+from torch.distributions import MultivariateNormal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sos.distributions.low_rank_normal import LowRankNormal  # noqa: E402
+from sos.distributions.sparse_precision_normal import (  # noqa: E402
+    SparsePrecisionNormal,
+    offsets,
+)
 from sos.figures.tables import markdown_table, number  # noqa: E402
 from sos.widgets import Sampler, export_page  # noqa: E402
 from tests import browser  # noqa: E402
 
-PAPER, DEMO, RANK = (3, 218, 178), (3, 64, 64), 25
+PAPER, DEMO, SMALL, RANK = (3, 218, 178), (3, 64, 64), (3, 32, 32), 25
 EPSILON, EDITED = 1e-5, 3000
 HEADER = ("what", "image", "ours", "target", "other", "ratio")
 
@@ -76,6 +86,78 @@ def conditional_mean(repeats: int) -> tuple[list[str], dict]:
         "< 20 ms, 500 x", f"{number(other / 1e3, 2)} s (dense)", f"{other / ours:.0f} x",
     ]  # fmt: skip
     return row, {"ours_ms": ours, "dense_ms": other, "largest_error": errors}
+
+
+def density(repeats: int) -> tuple[list[str], dict]:
+    """The log-density of EDITED values beside their dense covariance, in float64."""
+    p = distribution(PAPER)
+    generator = torch.Generator().manual_seed(1)
+    index = torch.randperm(p.event_shape[0], generator=generator)[:EDITED].sort().values
+    values = p.sample(generator=generator)[index]
+    ours = milliseconds(lambda: p.marginal_log_prob(index, values), repeats)
+    known = p.cov_factor[index].double()
+
+    def dense():
+        sigma = known @ known.T + EPSILON * torch.eye(EDITED)
+        return MultivariateNormal(p.loc[index].double(), sigma).log_prob(values.double())
+
+    other, gap = milliseconds(dense, 1), abs(dense() - p.marginal_log_prob(index, values)).item()
+    row = [f"log-density of {EDITED} values", "218x178x3", f"{number(ours, 2)} ms", "",
+           f"{number(other, 2)} ms (dense)", f"{other / ours:.0f} x"]  # fmt: skip
+    return row, {"ours_ms": ours, "dense_ms": other, "gap_nats": gap}
+
+
+def leave_one_out(repeats: int) -> tuple[list[str], dict]:
+    """Leave-one-out moments of all values beside the inverse of the covariance."""
+    p = distribution(SMALL)
+    value = p.sample()
+    ours = milliseconds(lambda: p.leave_one_out(value), repeats)
+    factor = p.cov_factor.double()
+
+    def dense():
+        sigma = factor @ factor.T + EPSILON * torch.eye(len(factor))
+        precision = torch.linalg.inv(sigma)
+        push = precision @ (value.double() - p.loc.double())
+        return value.double() - push / precision.diagonal(), 1 / precision.diagonal()
+
+    other = milliseconds(dense, 1)
+    pairs = zip(p.leave_one_out(value), dense(), strict=True)
+    gap = max((a - b).abs().max().item() for a, b in pairs)
+    row = ["leave-one-out moments of all values", "32x32x3", f"{number(ours, 2)} ms", "",
+           f"{number(other, 2)} ms (dense)", f"{other / ours:.0f} x"]  # fmt: skip
+    return row, {"ours_ms": ours, "dense_ms": other, "gap": gap}
+
+
+def sparse(repeats: int) -> tuple[list[str], dict]:
+    """A sparse precision given half of its values beside a sparse LU of what is free."""
+    size, generator = 64 * 64, torch.Generator().manual_seed(0)
+    weights = 0.1 * torch.randn(len(offsets(5, 1)), size, generator=generator)
+    p = SparsePrecisionNormal(torch.zeros(size), torch.zeros(size), weights, (1, 64, 64))
+    index = torch.randperm(size, generator=generator)[: size // 2].sort().values
+    values = p.sample(generator=generator)[index]
+
+    def ours():
+        given = p.condition(index, values)
+        return given.mean, given.variance
+
+    def by_lu():
+        root, known = p.root(), index.numpy()
+        free = np.setdiff1d(np.arange(size), known)
+        precision = (root @ root.T).tocsc()
+        solve = scipy.sparse.linalg.splu(precision[free][:, free]).solve
+        mean = np.zeros(size)
+        mean[known] = values
+        mean[free] = solve(-precision[free][:, known] @ values.double().numpy())
+        variance = np.zeros(size)
+        variance[free] = solve(np.eye(len(free))).diagonal()
+        return mean, variance
+
+    mine, other = milliseconds(ours, repeats), milliseconds(by_lu, 1)
+    pairs = zip(ours(), by_lu(), strict=True)
+    gap = max(np.abs(a.numpy() - b).max() for a, b in pairs)
+    row = ["sparse precision given half: mean and variances", "64x64x1", f"{number(mine, 2)} ms",
+           "", f"{number(other, 2)} ms (sparse LU)", f"{other / mine:.0f} x"]  # fmt: skip
+    return row, {"ours_ms": mine, "sparse_lu_ms": other, "gap": float(gap)}
 
 
 def slider(shape, target: float, repeats: int) -> tuple[list[str], dict]:
@@ -128,6 +210,9 @@ def main():
     args = parser.parse_args()
     measured = {
         "condition": conditional_mean(args.repeats),
+        "density": density(args.repeats),
+        "leave-one-out": leave_one_out(args.repeats),
+        "sparse": sparse(args.repeats),
         "slider 64x64": slider(DEMO, 16, args.repeats),
         "slider 218x178": slider(PAPER, 60, args.repeats),
         "stroke 64x64": stroke(DEMO, "< 16 ms"),

@@ -90,11 +90,22 @@ def test_differences_pair_seeds_and_images():
 def test_verdicts_say_what_the_numbers_say():
     themes = [{"faces": theme(name)} for name in ("held out", "edits")]
     rows = figures.verdict_rows(*themes, theme("anomalies"))
-    assert len(rows) == len(MASKS) + len(FACTORS) + len(LESIONS)
-    assert rows[0]["learnt ε"].startswith("holds (−0.1")
-    assert rows[0]["the paper's ε, exact"].startswith("fails (+0.1")
-    assert rows[2]["learnt ε"] == "holds (−0.30)" and rows[2]["low rank + sparse"] == "–"
-    assert rows[-1]["learnt ε"].startswith("holds (−0.2")
+    assert len(rows) == 2 * len(MASKS) + len(FACTORS) + len(LESIONS)
+    lowered, covered, edited, found = rows[0], rows[2], rows[4], rows[-1]
+    assert lowered["learnt ε"].startswith("holds (−0.")
+    assert lowered["the paper's ε, exact"].startswith("fails (+0.")
+    assert covered["claim"].startswith("90 %") and covered["learnt ε"] == "holds (0.90)"
+    # Paint alone has as small an error as the edits here, so that nothing is decided.
+    assert edited["learnt ε"].startswith("undecided") and edited["low rank + sparse"] == "–"
+    assert found["learnt ε"].startswith("holds (−0.2")
+
+
+@pytest.mark.parametrize("share, word", [(0.9, "holds"), (0.7, "fails"), (0.85, "undecided")])
+def test_intervals_are_judged_on_both_sides(share, word):
+    values = [share - 0.02, share + 0.02] * 10
+    numbers = [{"left half": {"revealed": {"coverage_90": values}}}]
+    assert figures._covered("left half", numbers).startswith(word)
+    assert figures._covered("10 pixels", numbers) is None
 
 
 def test_tables_have_a_row_for_each_model_and_say_what_was_not_run():
@@ -107,7 +118,8 @@ def test_tables_have_a_row_for_each_model_and_say_what_was_not_run():
     assert float(edits[0]["a"].split()[0]) == pytest.approx(0.7, abs=0.02)
     assert edits[0]["b"] is None
     assert figures.count_rows({"faces": theme("edits")})[1]["trainings, faces"] == 2
-    assert len(figures.lesion_rows(theme("anomalies"))) == 3
+    lesions = figures.lesion_rows(theme("anomalies"), {LESIONS[0]: 0.0123})
+    assert len(lesions) == 4 and lesions[-1][LESIONS[0]] == "0.012"
 
 
 @pytest.mark.parametrize("draw", [

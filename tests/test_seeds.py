@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sos import profiles
-from sos.analysis import seeds
+from sos.analysis import counterfactual, editing_study, seeds
 from sos.figures import right_epsilon
 from sos.figures.labels import LABELS
 from sos.run.seeds import named
@@ -77,6 +77,43 @@ def test_released_numbers_belong_to_the_settings(file):
         assert key == store.cache_key(replace(experiment, training=training))
         assert entry["cache_key"]["images"] == 1000 and entry["training_seconds"] > 0
         assert np.isfinite(entry["numbers"]["elbo"])
+
+
+EDITING = sorted(seeds.EVALUATIONS.glob("editing-epsilon-*.json"))
+
+
+@pytest.mark.parametrize("file", EDITING, ids=lambda file: file.stem)
+def test_released_numbers_of_editing_belong_to_the_settings(file):
+    """And every list has a number for each image, whatever was measured."""
+    entries = json.loads(file.read_text())
+    experiment = PROFILE.experiments[file.stem.removeprefix("editing-")]
+    data = experiment.data
+    for key, entry in entries.items():
+        training = replace(experiment.training, seed=entry["seed"])
+        assert key == store.cache_key(replace(experiment, training=training))
+        wanted = editing_study.data_key(data, PROFILE.evaluation)
+        assert {name: entry["cache_key"][name] for name in wanted} == wanted
+        for variant in entry["numbers"]["held out"].values():
+            for ways in variant.values():
+                for scores in ways.values():
+                    assert {len(values) for values in scores.values()} == {editing_study.IMAGES}
+        for variant in entry["numbers"]["edits"].values():
+            assert set(variant["covariance"]) == set(counterfactual.FACTORS[data.name])
+    seeds_there = [entry["seed"] for entry in entries.values()]
+    assert seeds_there == list(range(len(entries)))
+    assert len(seeds.of_all(experiment, PROFILE.evaluation, "released", kind="editing")) == len(
+        entries
+    )
+
+
+def test_kinds_of_measurement_do_not_mix(release):
+    release(0)
+    assert seeds.of_all(EXPERIMENT, PROFILE.evaluation, kind="editing") == []
+    file = seeds.released_file(f"editing-{EXPERIMENT.name}")
+    file.write_text(json.dumps({store.cache_key(seeded(0)): {"numbers": {"edits": 1}}}))
+    found = seeds.of_all(EXPERIMENT, PROFILE.evaluation, kind="editing")
+    assert found == [{"seed": 0, "edits": 1}]
+    assert seeds.of_all(EXPERIMENT, PROFILE.evaluation) == [{"seed": 0, "elbo": 100.0}]
 
 
 def test_released_weights_have_their_released_numbers():

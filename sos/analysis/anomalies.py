@@ -86,3 +86,22 @@ def measure(predict, data: Data, count: int) -> dict[str, dict[str, list[float |
             for score, values in maps.items()
         }
     return result
+
+
+def chance(data: Data, count: int) -> dict[str, float]:
+    """Compute the average precision that a random order of pixels has on `count` slices.
+
+    With m of n pixels it is (h + (m - 1)(n - h)/(n - 1))/n, h = 1 + 1/2 + … + 1/n, on average over
+    all orders, which for small lesions is well above their share m/n.
+    """
+    result: dict[str, float] = {}
+    of_size: dict[float, float] = {}
+    for name, lesion in LESIONS.items():
+        if lesion.radius_mm not in of_size:
+            _, truth, brain = slices(data, lesion, count)
+            m, n = truth.flatten(1).sum(1).double(), brain.flatten(1).sum(1).double()
+            h = torch.digamma(n + 1) - torch.digamma(torch.ones_like(n))
+            expected = (h + (m - 1) * (n - h) / (n - 1)) / n
+            of_size[lesion.radius_mm] = expected[m > 0].mean().item()
+        result[name] = of_size[lesion.radius_mm]
+    return result

@@ -44,7 +44,7 @@ FACTORS = {
     },
 }
 REVEALED = 1, 3, 10, 30, 100  # pixels, at most as many as changed
-PINNED = 10, 100  # numbers with which as many pixels that do not change are revealed as well
+PINNED = 10, 100  # numbers with which as many pixels that do not change are held as they are
 OPTIMISED = 1, 10, 100  # numbers for which the code is optimised, which takes longest
 CHANGED = 8 / 255  # intensity above which a pixel counts as changed
 FEWEST = 10  # changed pixels; subjects with fewer are left out
@@ -68,8 +68,13 @@ class Pair:
         pixels = torch.zeros(self.changed.numel(), dtype=torch.bool)
         pixels[self.order[:count]] = True
         if pinned:
-            pixels[self.others[:count]] = True
+            pixels[self.others[: min(count, len(self.order))]] = True
         return pixels.repeat(len(self.before))
+
+    @property
+    def wanted(self) -> Tensor:
+        """Return what an edit may ask for: new values where pixels change, old elsewhere (S,)."""
+        return torch.where(self.changed, self.after, self.before).flatten()
 
 
 def pairs(data: Data, factor: str, count: int) -> list[Pair]:
@@ -129,8 +134,8 @@ def by_distributions(each: Sequence[Observation]) -> Edit:
     """Edit each subject by the covariance of its own distribution."""
 
     def edit(n: int, pair: Pair, revealed: Tensor) -> Tensor:
-        before, after = (x.flatten().to(each[n].loc) for x in (pair.before, pair.after))
-        return moved(each[n], before, revealed, after[revealed])
+        before, wanted = (x.flatten().to(each[n].loc) for x in (pair.before, pair.wanted))
+        return moved(each[n], before, revealed, wanted[revealed])
 
     return edit
 

@@ -23,7 +23,7 @@ from sos.distributions import (
 from sos.models.networks import Observation
 from sos.models.vae import VAE
 
-STEPS = 3  # after which predictions no longer improve; each a decoder pass and its slopes
+STEPS = 3  # of which each takes a decoder pass and its slopes; more improve an error by 1 %
 SLOPE = 0.05  # prior standard deviations over which the mean's slope is measured
 CODES = 50  # decoded at a time
 

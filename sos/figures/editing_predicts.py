@@ -6,6 +6,7 @@ seed}, and a path into the dictionaries leads to one number for each image.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -152,17 +153,30 @@ def held_out(themes: dict[str, Theme], masks: dict[str, Sequence[str]]) -> Figur
             squeeze=False, sharey="row", sharex="row",
         )  # fmt: skip
         for line, (data, found) in zip(axes, themes.items(), strict=True):
+            top = _top(found, masks[data])
             for ax, mask in zip(line, masks[data], strict=True):
-                _errors_of(ax, data, found, mask)
+                _errors_of(ax, found, mask, top)
                 ax.set_title(mask, loc="right")
+            line[0].set_ylabel(LABELS[data])
             for ax in line:
-                ax.set_xlabel("RMSE at hidden pixels")
+                ax.set_xlabel("RMSE")
         letter(axes.flat)
     return figure
 
 
-def _errors_of(ax: Axes, data: str, found: Theme, mask: str) -> None:
-    top = 0.26
+def _top(found: Theme, masks: Sequence[str]) -> float:
+    """Return the end of the axis: what all errors but those of exact edits reach."""
+    ends = (
+        estimate(values(numbers, mask, way, "rmse"))
+        for label, numbers in found.items()
+        for mask in masks
+        for way in ("whole", "revealed")
+        if "exact" not in label
+    )
+    return 1.1 * max((one.high for one in ends if one is not None), default=1.0)
+
+
+def _errors_of(ax: Axes, found: Theme, mask: str, top: float) -> None:
     for place, (label, numbers) in enumerate(found.items()):
         colour = COLOURS[label]
         for way, face, shift in (("whole", colour, -0.13), ("revealed", "white", 0.13)):
@@ -171,15 +185,14 @@ def _errors_of(ax: Axes, data: str, found: Theme, mask: str) -> None:
                 continue
             at = place + shift
             if one.mean > top:
-                ax.text(top, at, f"{one.mean:.2f} →", ha="right", va="center", color=colour)
+                look = {"ha": "right", "va": "center", "fontsize": 6.5, "color": colour}
+                ax.text(top, at + shift, f"{one.mean:.2f} →", **look)
                 continue
             ax.plot([one.low, min(one.high, top)], [at, at], color=colour, lw=1)
             ax.plot(one.mean, at, "o", color=colour, mfc=face, ms=4)
         alone = estimate(values(numbers, mask, "whole", "unconditioned"))
         if alone is not None:
             ax.plot(alone.mean, place - 0.13, "|", color=GRAY, ms=9, mew=1.5, zorder=0)
-    if ax.get_subplotspec().is_first_col():
-        ax.set_ylabel(LABELS[data])
     ax.set(yticks=range(len(found)), yticklabels=list(found), xlim=(0, top))
     ax.set_ylim(len(found) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
@@ -208,18 +221,47 @@ _COLUMNS = {
     "width": ("mean deviation predicted", 3),
 }
 
+
+def means(numbers: Sequence[dict]) -> dict[str, dict[str, float]]:
+    """Return the means at hidden pixels, for a file: {mask and code: {score: mean}}."""
+    found: dict[str, dict[str, float]] = {}
+    for mask, ways in numbers[0].items():
+        for way, scores in ways.items():
+            wanted = (s for s in scores if (way, s) != ("revealed", "unconditioned"))
+            each = {s: estimate(values(numbers, mask, way, s)) for s in wanted}
+            found[f"{mask}, code of the {way}"] = {s: one.mean for s, one in each.items() if one}
+    return found
+
+
 # ------------------------------------------------------------------------------- counterfactuals
 
 METHODS = {  # label in `MODELS` or of a control, and method: words, colour and line
     ("PPCA, R = 35", "paint alone"): ("paint alone", GRAY, ":"),
     ("PPCA, R = 35", "copied colour"): ("colour copied within the true region", BLACK, "--"),
     ("PPCA, R = 35", "covariance"): ("PPCA, R = 35", SKY, "-"),
-    ("learnt ε", "code"): ("code optimised", ORANGE, "-."),
+    ("learnt ε", "code"): ("code optimised", "0.6", "-."),
     ("the paper's ε, exact", "covariance"): ("the paper's ε, exact", VERMILLION, "-"),
     ("the paper's ε, soft", "covariance"): ("the paper's ε, soft", ORANGE, "-"),
     ("learnt ε", "covariance"): ("learnt ε", BLUE, "-"),
     ("sparse (Dorta et al.)", "covariance"): ("sparse (Dorta et al.)", GREEN, "-"),
     ("low rank + sparse", "covariance"): ("low rank + sparse", PURPLE, "-"),
+    ("learnt ε", "pinned"): ("learnt ε, as many pins", BLUE, "--"),
+    ("low rank + sparse", "pinned"): ("low rank + sparse, as many pins", PURPLE, "--"),
+}
+
+
+# Columns of the table of edits: label, method and, unless it is the whole error, its part.
+COMPARED = {
+    "colour copied": ("PPCA, R = 35", "copied colour"),
+    "PPCA, R = 35": ("PPCA, R = 35", "covariance"),
+    "the paper's ε": ("the paper's ε, exact", "covariance"),
+    "learnt ε": ("learnt ε", "covariance"),
+    "its leakage": ("learnt ε", "covariance", "outside"),
+    "with as many pins": ("learnt ε", "pinned"),
+    "leakage with pins": ("learnt ε", "pinned", "outside"),
+    "code optimised": ("learnt ε", "code"),
+    "code and ω": ("learnt ε", "both"),
+    "low rank + sparse": ("low rank + sparse", "covariance"),
 }
 
 
@@ -269,25 +311,36 @@ def _curve(ax: Axes, numbers: Sequence[dict], path: Sequence[str], words, colour
             ax.plot([count, count], [one.low, one.high], color=colour, lw=0.7)
 
 
-def edit_rows(found: Theme, columns: dict[str, tuple[str, str]], count: int = 10) -> list[dict]:
+def edit_rows(found: Theme, columns: dict[str, tuple[str, ...]], count: int = 10) -> list[dict]:
     """Make a row for each factor: the relative error after `count` pixels, with its interval.
 
-    `columns` are {words: (label, method)}.
+    `columns` are {words: (label, method)}, or (label, method, part) with the part "inside" or
+    "outside" of what truly changes.
     """
     factors = next(iter(found.values()))[0]["covariance"]
-    return [
-        {"changed": factor}
-        | {
-            words: _cell(values(found.get(label, ()), method, factor, str(count), "error"))
-            for words, (label, method) in columns.items()
-        }
-        for factor in factors
-    ]
+    rows = []
+    for factor in factors:
+        row = {"changed": factor}
+        for words, (label, method, *part) in columns.items():
+            path = method, factor, str(count), *(part or ["error"])
+            row[words] = _cell(values(found.get(label, ()), *path))
+        rows.append(row)
+    return rows
 
 
 def _cell(numbers: np.ndarray | None) -> str | None:
     one = estimate(numbers)
     return None if one is None else one.written(2)
+
+
+def edit_means(numbers: Sequence[dict]) -> dict[str, dict[str, float]]:
+    """Return the relative errors of edits, for a file: {method and factor: {pixels: mean}}."""
+    found: dict[str, dict[str, float]] = {}
+    for method, factors in numbers[0].items():
+        for factor, counts in factors.items():
+            each = {n: estimate(values(numbers, method, factor, n, "error")) for n in counts}
+            found[f"{method}, {factor}"] = {n: one.mean for n, one in each.items() if one}
+    return found
 
 
 # ---------------------------------------------------------------------- pixel order and anomalies
@@ -343,8 +396,11 @@ def _lesions(ax: Axes, found: Theme) -> None:
     ax.tick_params(axis="x", length=0)
 
 
-def lesion_rows(found: Theme) -> list[dict]:
-    """Make a row for each model: average precision by the leave-one-out score and the residual."""
+def lesion_rows(found: Theme, chance: dict[str, float]) -> list[dict]:
+    """Make a row for each model: average precision by the leave-one-out score and the residual.
+
+    The last row is what a map in random order has by `chance`.
+    """
     rows = []
     for label, numbers in found.items():
         row = {"model": label}
@@ -352,7 +408,7 @@ def lesion_rows(found: Theme) -> list[dict]:
             a, b = (_cell(values(numbers, kind, s)) for s in ("leave-one-out", "residual"))
             row[kind] = f"{a}; {b}"
         rows.append(row)
-    return rows
+    return [*rows, {"model": "random order"} | {k: _decimals(x, 3) for k, x in chance.items()}]
 
 
 # -------------------------------------------------------------------------------------- verdicts
@@ -363,40 +419,59 @@ JUDGED = tuple(label for label in (*MODELS, "PPCA, R = 35") if "VAE" not in labe
 def verdict_rows(
     held_out: dict[str, Theme], edits: dict[str, Theme], anomalies: Theme, count: int = 10
 ) -> list[dict]:
-    """Make a row for each claim and case, with the verdict on each of JUDGED, by `verdict`.
+    """Make a row for each claim and case, with the verdict on each of JUDGED.
 
-    The claims: conditioning lowers the error at hidden pixels (code of the whole image; of PPCA,
-    whose mean is the same for all images, it says nothing); `count` pixels bring the image closer
-    to the true one; and leave-one-out scores find lesions better than residuals do.
+    The claims: conditioning lowers the error at hidden pixels (code of the whole image; PPCA's mean
+    is the same for all images, and judged against nothing); intervals of 90 % are right (code of
+    the revealed pixels); `count` pixels bring the image closer to the true one than painting them
+    alone does; and leave-one-out scores find lesions better than residuals do.
     """
     rows = []
 
-    def add(claim: str, case: str, found: Theme, differences) -> None:
-        cells = {label: verdict(differences(found.get(label, ()))) for label in JUDGED}
+    def add(claim: str, case: str, found: Theme, judge) -> None:
+        cells = {label: judge(found.get(label, ())) for label in JUDGED}
         rows.append({"claim": claim, "case": case} | {k: v or "–" for k, v in cells.items()})
 
     for data, found in held_out.items():
         for mask in next(iter(found.values()))[0]:
-            paths = (mask, "whole", "rmse"), (mask, "whole", "unconditioned")
-            add(
-                "revealed pixels lower the error", f"{LABELS[data]}, {mask}", found,
-                lambda n, paths=paths: difference(*(values(n, *path) for path in paths)),
-            )  # fmt: skip
+            case = f"{LABELS[data]}, {mask}"
+            add("revealed pixels lower the error", case, found, partial(_lowered, mask))
+            add("90 % intervals cover 85 to 95 %", case, found, partial(_covered, mask))
     for data, found in edits.items():
+        alone = next(n for n in found.values() if "paint alone" in n[0])
         for factor in next(iter(found.values()))[0]["covariance"]:
-            path = "covariance", factor, str(count), "error"
             add(
-                f"{count} pixels bring it closer to the truth", f"{LABELS[data]}, {factor}", found,
-                lambda n, path=path: _less_one(values(n, *path)),
+                f"{count} pixels bring it closer than paint alone", f"{LABELS[data]}, {factor}",
+                found, partial(_closer, alone, factor, str(count)),
             )  # fmt: skip
     for lesion in next(iter(anomalies.values()))[0] if anomalies else ():
-        paths = (lesion, "residual"), (lesion, "leave-one-out")
-        add(
-            "leave-one-out finds lesions better", lesion, anomalies,
-            lambda n, paths=paths: difference(*(values(n, *path) for path in paths)),
-        )  # fmt: skip
-    return rows
+        claim = "leave-one-out finds lesions better"
+        add(claim, lesion, anomalies, partial(_found_better, lesion))
+    order = list(dict.fromkeys(row["claim"] for row in rows))
+    return sorted(rows, key=lambda row: order.index(row["claim"]))
 
 
-def _less_one(numbers: np.ndarray | None) -> np.ndarray | None:
-    return None if numbers is None else numbers - 1
+def _lowered(mask: str, numbers: Sequence[dict]) -> str | None:
+    scores = (values(numbers, mask, "whole", name) for name in ("rmse", "unconditioned"))
+    return verdict(difference(*scores), 3)
+
+
+def _covered(mask: str, numbers: Sequence[dict], low: float = 0.85, high: float = 0.95):
+    """Judge whether the share of hidden values in their 90 % intervals lies between two limits."""
+    found = estimate(values(numbers, mask, "revealed", "coverage_90"))
+    if found is None:
+        return None
+    ends = np.array([found.low, found.high, *found.seeds])
+    outside = (ends < low).all() or (ends > high).all()
+    inside = ((low <= ends) & (ends <= high)).all()
+    word = "holds" if inside else "fails" if outside else "undecided"
+    return f"{word} ({found.mean:.2f})"
+
+
+def _closer(alone: Sequence[dict], factor: str, count: str, numbers: Sequence[dict]) -> str | None:
+    theirs = values(alone, "paint alone", factor, count, "error")
+    return verdict(difference(values(numbers, "covariance", factor, count, "error"), theirs))
+
+
+def _found_better(lesion: str, numbers: Sequence[dict]) -> str | None:
+    return verdict(difference(*(values(numbers, lesion, s) for s in ("residual", "leave-one-out"))))

@@ -61,8 +61,8 @@ NOTEBOOKS = (
     Notebook(
         "05_interactive_editing",
         "4.4, C",
-        "Figures 6, 11–14, samples and uncertainty given edits, soft edits, pages",
-        SOS_MODELS,
+        "Figures 6, 11–14, samples and uncertainty given edits, soft edits, scores, pages",
+        (*SOS_MODELS, "epsilon-faces-learnt", "epsilon-brains-learnt"),
     ),
     Notebook(
         "06_pca_comparison",

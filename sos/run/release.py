@@ -2,7 +2,7 @@
 
 What is released for a configuration stays. Delete its folder there to renew it. The distances of
 notebook 06's references, once they are measured, go beside the weights of "bare-paper", and the
-controls of notebook 08 to data/evaluations/.
+controls of notebooks 08 and 09 to data/evaluations/.
 
 python -m sos.run.release
 """
@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from sos import profiles
-from sos.analysis import controls, evaluation
+from sos.analysis import controls, editing_study, evaluation
 from sos.analysis.seeds import released_file
 from sos.figures.labels import LABELS
 from sos.run.catalogue import NOTEBOOKS
@@ -44,6 +44,8 @@ def main() -> None:
         name, experiment = f"controls-{data}", profile.experiments[f"epsilon-{data}-learnt"]
         key = controls.cache_key(experiment.data, profile.evaluation)
         release(name, key, released_file(name))
+        key = editing_study.data_key(experiment.data, profile.evaluation)
+        release(f"editing-{name}", key, released_file(f"editing-{name}"))
 
 
 def release(name: str, key: dict, target: Path) -> None:
