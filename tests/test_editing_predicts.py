@@ -112,6 +112,10 @@ def test_tables_have_a_row_for_each_model_and_say_what_was_not_run():
     rows = figures.held_out_rows(theme("held out"), "left half")
     assert [row["model"] for row in rows] == ["the paper's ε, exact", "learnt ε", "PPCA, R = 35"]
     assert float(rows[1]["RMSE"].split()[0]) == pytest.approx(0.1, abs=0.01)
+    summary = figures.held_out_summary(theme("held out"), MASKS)
+    assert [row["model"] for row in summary] == [row["model"] for row in rows]
+    assert summary[1]["left half: RMSE"] == rows[1]["RMSE"]
+    assert len(summary[1]) == 1 + 3 * len(MASKS)
     columns = {"a": ("learnt ε", "covariance"), "b": ("low rank + sparse", "covariance")}
     edits = figures.edit_rows(theme("edits"), columns)
     assert [row["changed"] for row in edits] == list(FACTORS)

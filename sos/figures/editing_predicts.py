@@ -213,6 +213,21 @@ def held_out_rows(found: Theme, mask: str, way: str = "revealed") -> list[dict]:
     return rows
 
 
+def held_out_summary(found: Theme, masks: Sequence[str]) -> list[dict]:
+    """Make a row for each model: error, density and coverage of 90 % intervals for each mask."""
+    rows: dict[str, dict] = {}
+    for mask in masks:
+        for row in held_out_rows(found, mask):
+            names = {
+                "RMSE": "RMSE",
+                "nats per hidden value": "nats",
+                "in 90 % intervals": "in 90 %",
+            }
+            cells = {f"{mask}: {short}": row[name] for name, short in names.items()}
+            rows.setdefault(row["model"], {"model": row["model"]}).update(cells)
+    return list(rows.values())
+
+
 _COLUMNS = {
     "rmse": ("RMSE", 3),
     "nats": ("nats per hidden value", 2),
