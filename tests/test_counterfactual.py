@@ -43,6 +43,8 @@ def test_images_that_are_read_have_no_counterfactual():
     folder = Data("folder", 32, 32, 1, train=1, validation=1, test=1, folder="none")
     with pytest.raises(ValueError, match=r"simulated images \(faces, brains\), not in 'folder'"):
         counterfactual.pairs(folder, "smile", 3)
+    with pytest.raises(ValueError, match="factor is 'smile'; of brains there are ventricles"):
+        counterfactual.pairs(BRAINS, "smile", 3)
 
 
 def test_an_edit_is_matherons_rule_with_dense_matrices():

@@ -81,13 +81,16 @@ def pairs(data: Data, factor: str, count: int) -> list[Pair]:
     """Render `count` test subjects before and after a factor takes another subject's value.
 
     Subjects of whom less than FEWEST pixels change are left out. Raises ValueError for images that
-    are not simulated.
+    are not simulated, and for unknown factors.
     """
     if data.name not in FACTORS:
         raise ValueError(
             f"one factor can be changed in simulated images ({', '.join(FACTORS)}), not in "
             f"{data.name!r}: run without --faces, or skip what needs it"
         )
+    if factor not in FACTORS[data.name]:
+        known = ", ".join(FACTORS[data.name])
+        raise ValueError(f"factor is {factor!r}; of {data.name} there are {known}")
     simulator, names = datasets.simulator(data), FACTORS[data.name][factor]
     indices = datasets.items(data, "test")
     count = min(count, len(indices) // 2)

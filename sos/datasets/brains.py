@@ -94,6 +94,7 @@ def render_lesion(
     holds neither gray nor white matter. Raises ValueError as `render` does, and for lesions without
     a positive radius.
     """
+    lesion = Lesion(*lesion)
     if not (np.isfinite(lesion).all() and lesion.radius_mm > 0):
         raise ValueError(f"a lesion needs a positive radius and finite numbers, not {lesion}")
     return _render(index, height, width, None, lesion)
