@@ -19,7 +19,7 @@ from PIL import Image
 from scipy import stats
 
 from sos import profiles
-from sos.analysis import editing, sampling
+from sos.analysis import counterfactual, editing, sampling
 from sos.distributions.low_rank_normal import LowRankNormal
 from sos.models.vae import VAE
 from sos.system import paths
@@ -569,13 +569,21 @@ def test_committed_pages_are_current(data):
     assert file.stat().st_size < 5e6
     content, module = page_parts(file.read_text(encoding="utf-8"))
     assert module == MODULE.read_text(encoding="utf-8"), "run notebook 05 again"
-    experiment = profiles.profile("demo").experiments[f"{data}-sos"]
-    p = sampling.draw(store.load_or_train(experiment, "released"), 8, seed=5).p
-    shape = [experiment.data.channels, experiment.data.height, experiment.data.width]
-    assert all(one["shape"] == shape for one in content["distributions"])
-    for k, one in enumerate(content["distributions"]):
-        mean = np.frombuffer(base64.b64decode(one["mean"]), np.float16).astype(np.float32)
-        close(torch.from_numpy(mean), p[k].mean.cpu(), 5e-3)
+    experiments = profiles.profile("demo").experiments
+    learnt = experiments[f"epsilon-{data}-learnt"]
+    vae = store.load_or_train(learnt, "released").vae
+    expected = {
+        one.name: (one.p.mean, vae.image_shape) for one in counterfactual.examples(vae, learnt.data)
+    }
+    assert content["groups"][0]["label"] == "learnt ε"  # what the page opens with
+    drawn = sampling.draw(store.load_or_train(experiments[f"{data}-sos"], "released"), 4, seed=5)
+    for one in content["distributions"]:
+        k = int(one["name"].rpartition(" ")[2]) - 1 if one["name"] not in expected else None
+        mean, shape = (drawn.p[k].mean, drawn.shape) if k is not None else expected[one["name"]]
+        assert one["shape"] == list(shape)
+        stored = np.frombuffer(base64.b64decode(one["mean"]), np.float16).astype(np.float32)
+        close(torch.from_numpy(stored), mean.cpu(), 5e-3)
+    assert len(content["distributions"]) == len(expected) + 4
 
 
 # ---- what careless hands do

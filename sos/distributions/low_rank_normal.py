@@ -1187,11 +1187,10 @@ def _observations(p: Distribution, index, values, noise_variance) -> tuple[Tenso
     noise = 0.0 if noise_variance is None else noise_variance
     noise = _per_edit("noise_variance", noise, position, given, device)
     _check_batches(p, values=values, noise_variance=noise)
-    if p._validate_args:
-        _check_values("values", values)
-        _check_values("noise_variance", noise)
-        if bool((noise < 0).any()):
-            raise ValueError("noise_variance must not be negative; pass None for exact edits")
+    _check_values("values", values)
+    _check_values("noise_variance", noise)
+    if bool((noise < 0).any()):
+        raise ValueError("noise_variance must not be negative; pass None for exact edits")
     return index, values, noise
 
 
