@@ -76,6 +76,12 @@ def dense(p: LowRankNormal):
     return MultivariateNormal(p.loc, covariance(p))
 
 
+def some_pixels(p: LowRankNormal):
+    """Two pixels, or the only one, not in order, and values for them."""
+    index = torch.tensor([2, 0])[: max(1, p.event_shape[0] - 1)] % p.event_shape[0]
+    return index, torch.randn(*p.batch_shape, len(index), dtype=torch.float64)
+
+
 def close(a, b, tolerance=1e-10):
     torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance)
 
@@ -574,8 +580,7 @@ def conditioned(p: LowRankNormal, index, values, noise=0.0):
 @pytest.mark.parametrize("noise", [None, 0.5, "mixed"])
 def test_conditioning_matches_dense(name, noise):
     p = LowRankNormal(*make(name))
-    index = torch.tensor([2, 0])[: max(1, p.event_shape[0] - 1)] % p.event_shape[0]
-    values = torch.randn(*p.batch_shape, len(index), dtype=torch.float64)
+    index, values = some_pixels(p)
     if noise == "mixed":
         noise = torch.tensor([0.2, 0.0])[: len(index)].double()
     q = p.condition(index, values, noise)
@@ -599,8 +604,7 @@ def test_conditioning_matches_dense(name, noise):
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 def test_marginal_and_conditional_densities_match_dense(name, noise):
     p = LowRankNormal(*make(name))
-    index = torch.tensor([2, 0])[: max(1, p.event_shape[0] - 1)] % p.event_shape[0]
-    values = torch.randn(*p.batch_shape, len(index), dtype=torch.float64)
+    index, values = some_pixels(p)
     sigma = covariance(p)[..., index, :][..., index]
     known = MultivariateNormal(p.loc[..., index], sigma + noise * torch.eye(len(index)).double())
     close(p.marginal_log_prob(index, values, noise), known.log_prob(values))
@@ -618,8 +622,7 @@ def test_marginal_and_conditional_densities_match_dense(name, noise):
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 def test_the_posterior_of_the_noise_is_a_ridge_regression(name, noise):
     p = LowRankNormal(*make(name))
-    index = torch.tensor([2, 0])[: max(1, p.event_shape[0] - 1)] % p.event_shape[0]
-    values = torch.randn(*p.batch_shape, len(index), dtype=torch.float64)
+    index, values = some_pixels(p)
     mean, spread = p.noise_posterior(index, values, noise)
     known = p.cov_factor[..., index, :]
     sigma = covariance(p)[..., index, :][..., index] + noise * torch.eye(len(index)).double()

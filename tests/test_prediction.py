@@ -128,7 +128,8 @@ def test_nothing_revealed_or_nothing_hidden_has_no_score():
 
 def test_slopes_are_those_of_the_decoder():
     vae = Linear("white")
-    found = prediction.slopes(vae, numbers(3, LATENT))
+    z = numbers(3, LATENT)
+    found = prediction.slopes(vae, z, vae.decode(z).loc)
     torch.testing.assert_close(found, vae.weight.expand(3, SIZE, LATENT))
 
 

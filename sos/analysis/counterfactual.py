@@ -8,7 +8,7 @@ The truth says what of that is right.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sos import datasets
 from sos.analysis import prediction
-from sos.analysis.held_out import rounded
+from sos.analysis.held_out import listed
 from sos.config import Data
 from sos.models.networks import Observation
 from sos.models.vae import VAE
@@ -92,25 +92,19 @@ def pairs(data: Data, factor: str, count: int) -> list[Pair]:
         known = ", ".join(FACTORS[data.name])
         raise ValueError(f"factor is {factor!r}; of {data.name} there are {known}")
     simulator, names = datasets.simulator(data), FACTORS[data.name][factor]
-    indices = datasets.items(data, "test")
+    indices, split = datasets.items(data, "test"), datasets.load_split(data, "test")
     count = min(count, len(indices) // 2)
+    others = split.factors[count : 2 * count]  # of subjects that are not among the `count`
     stream = generator("revealed pixels", sum(map(ord, factor)))
 
-    def values(index: int) -> np.ndarray:
-        return simulator.render(index, 16, 16).factors
-
-    def both(place: int) -> tuple[np.ndarray, np.ndarray]:
-        other = values(indices[place + count])  # of a subject that is not among the `count`
+    def changed(index: int, other: np.ndarray) -> np.ndarray:
         changes = {name: float(other[simulator.FACTORS.index(name)]) for name in names}
-        size = data.height, data.width
-        images = (
-            simulator.render(indices[place], *size),
-            simulator.render(indices[place], *size, changes),
-        )
-        return tuple(datasets.in_channels(data, one.image) for one in images)
+        rendered = simulator.render(index, data.height, data.width, changes)
+        return datasets.in_channels(data, rendered.image)
 
-    made = Parallel(n_jobs=cpu_count())(delayed(both)(place) for place in range(count))
-    found = (_pair(*images, stream) for images in made)
+    todo = zip(indices[:count], others, strict=True)
+    made = Parallel(n_jobs=cpu_count())(delayed(changed)(*each) for each in todo)
+    found = (_pair(*each, stream) for each in zip(split.images[:count], made, strict=True))
     return [pair for pair in found if len(pair.order) >= FEWEST]
 
 
@@ -170,10 +164,7 @@ def errors(pair: Pair, predicted: Tensor) -> dict[str, float]:
     whole = (pair.after - pair.before).double().square().sum()
     parts = wrong.sum(), wrong[pair.changed].sum(), wrong[~pair.changed].sum()
     values = (math.sqrt(part / whole) for part in parts)
-    return {name: rounded(x) for name, x in zip(NAMES, values, strict=True)}
-
-
-NAMES = "error", "inside", "outside"
+    return dict(zip(("error", "inside", "outside"), values, strict=True))
 
 
 Scores = dict[str, dict[str, list[float]]]  # {number of pixels: {name: one for each subject}}
@@ -187,13 +178,8 @@ def measure(
     for count in counts:
         masks = (pair.revealed(count, pinned) for pair in subjects)
         made = (edit(n, *each) for n, each in enumerate(zip(subjects, masks, strict=True)))
-        result[str(count)] = _listed(errors(*each) for each in zip(subjects, made, strict=True))
+        result[str(count)] = listed(errors(*each) for each in zip(subjects, made, strict=True))
     return result
-
-
-def _listed(rows: Iterable[dict[str, float]]) -> dict[str, list[float]]:
-    found = list(rows)
-    return {name: [row[name] for row in found] for name in NAMES}
 
 
 @torch.no_grad()
@@ -217,7 +203,7 @@ def of_model(
             p = change(vae.decode(part))
             known += [p[n] for n in range(len(part))]
             if latent:
-                p = prediction.with_factor(p, p.loc, prediction.slopes(vae, part))
+                p = prediction.with_factor(p, p.loc, prediction.slopes(vae, part, p.loc))
                 joint += [p[n] for n in range(len(part))]
         edit = by_distributions(known)
         result["covariance"][factor] = measure(edit, subjects)
@@ -236,7 +222,7 @@ def _of_codes(vae: VAE, z: Tensor, subjects: list[Pair]) -> Scores:
         masks = torch.stack([pair.revealed(count) for pair in subjects])
         after = optimise(vae, z, subjects, masks)
         shift = vae.decode(after, mean_only=True).loc.cpu() - before
-        found[str(count)] = _listed(
+        found[str(count)] = listed(
             errors(pair, torch.where(mask, pair.after.flatten(), pair.before.flatten() + change))
             for pair, mask, change in zip(subjects, masks, shift, strict=True)
         )
@@ -256,8 +242,9 @@ def optimise(vae: VAE, z: Tensor, subjects: list[Pair], revealed: Tensor) -> Ten
     best = torch.full((len(z),), math.inf).to(z)
     found, code, target, size = z.clone(), z, z.clone(), torch.ones(len(z), 1).to(z)
     for _ in range(prediction.STEPS + 1):
-        slope = prediction.slopes(vae, code) * mask[..., None]
-        left = (wanted - vae.decode(code, mean_only=True).loc + mean.loc) * mask
+        here = vae.decode(code, mean_only=True).loc
+        slope = prediction.slopes(vae, code, here) * mask[..., None]
+        left = (wanted - here + mean.loc) * mask
         cost = left.square().sum(1) / epsilon + (code - z).square().sum(1)
         better = cost < best
         best = torch.where(better, cost, best)

@@ -25,9 +25,8 @@ from sos.system.devices import device, generator
 from sos.training.store import Model
 
 VERSION = 2  # bump when the numbers change
-IMAGES = (
-    200  # whose pixels are held out; half as many have a factor changed, a quarter are searched
-)
+# Images whose pixels are held out; half as many have a factor changed, a quarter are searched
+IMAGES = 200
 RANK = 35  # of probabilistic PCA, as many as the demo's code and ω have together
 CHOSEN = 20  # pixels that are revealed one by one
 SOFT = 100  # validation images of which the variance of soft edits is measured
@@ -40,9 +39,8 @@ def count(data: Data, settings: Evaluation) -> int:
 
 def cache_key(model: Model, settings: Evaluation) -> dict[str, str | int]:
     """Return what determines the measurements: weights, images, number, code."""
-    data = model.experiment.data
-    key = {"weights_sha256": model.meta["weights_sha256"]} if model else {}
-    return key | data_key(data, settings)
+    weights = {"weights_sha256": model.meta["weights_sha256"]}
+    return weights | data_key(model.experiment.data, settings)
 
 
 def data_key(data: Data, settings: Evaluation) -> dict[str, str | int]:
@@ -55,15 +53,15 @@ def data_key(data: Data, settings: Evaluation) -> dict[str, str | int]:
     }
 
 
-def variants(model: Model) -> dict[str, Change]:
+def variants(soft: float | None) -> dict[str, Change]:
     """Return how a model's distributions are used: {word: what is done to each}.
 
-    A low rank with a fixed ε is used for "exact" edits, and for "soft" ones, in which σ² takes the
-    place of ε. All others know their noise and are used "as trained".
+    A low rank with a fixed ε is used for "exact" edits, and for "soft" ones, in which a variance
+    takes the place of ε. All others know their noise and are used "as trained".
     """
-    if model.experiment.network.epsilon is None:
+    if soft is None:
         return {"as trained": lambda p: p}
-    return {"exact": lambda p: p, "soft": held_out.softened(soft_variance(model))}
+    return {"exact": lambda p: p, "soft": held_out.softened(soft)}
 
 
 @torch.no_grad()
@@ -103,7 +101,8 @@ def measure(model: Model, settings: Evaluation) -> dict:
     simulated = data.name in datasets.SIMULATORS
     learnt = isinstance(network.diagonal, str) and network.rank > 0 and not network.neighbourhood
     result: dict[str, dict] = {"held out": {}, "edits": {}, "anomalies": {}, "order": {}}
-    for word, change in variants(model).items():
+    soft = None if network.epsilon is None else soft_variance(model)
+    for word, change in variants(soft).items():
         result["held out"][word] = held_out.of_model(
             vae, x, revealed, average(data), change, f"{name}, held-out pixels"
         )
@@ -120,8 +119,8 @@ def measure(model: Model, settings: Evaluation) -> dict:
             )  # fmt: skip
         if learnt:
             result["order"][word] = pixel_order(vae, x[: images // 4])
-    if network.epsilon is not None and network.rank:
-        result["soft variance"] = soft_variance(model)
+    if soft is not None:
+        result["soft variance"] = soft
     return {theme: numbers for theme, numbers in result.items() if numbers}
 
 

@@ -6,7 +6,7 @@ others is known.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ from sos.system.progress import tqdm
 
 REGION = {"faces": "hair", "brains": "ventricles"}  # of each simulator
 STROKE = [(0.3, 0.3), (0.7, 0.3)], 0.06  # points and diameter, in shares of the image
-WAYS = "whole", "revealed"  # what the code is inferred from
 Scores = dict[str, list[float | None]]  # a number for each image; None where there is none
 SCORES = "rmse", "unconditioned", "nats", "coverage_50", "coverage_90", "width"
 
@@ -83,7 +82,8 @@ def rounded(value: float) -> float | None:
     return None if math.isnan(value) else float(f"{value:.4g}")
 
 
-def _listed(rows: Iterator[dict[str, float]]) -> Scores:
+def listed(rows: Iterable[dict[str, float]]) -> Scores:
+    """Collect the scores of images by name, rounded."""
     found = list(rows)
     return {name: [rounded(row[name]) for row in found] for name in found[0]}
 
@@ -109,7 +109,7 @@ def of_model(
         _, inferred = prediction.infer(vae, y[some], mask[some], start[some], change)
         found = dict(zip(some.tolist(), inferred, strict=True))
         others = (scores(found.get(n, known[n]), y[n], mask[n]) for n in range(len(y)))
-        result[name] = {"whole": _listed(iter(rows)), "revealed": _listed(others)}
+        result[name] = {"whole": listed(rows), "revealed": listed(others)}
     return result
 
 
@@ -119,7 +119,7 @@ def of_distribution(
     """Score one distribution for all images, such as probabilistic PCA, as `of_model` does."""
     y = x.flatten(1)
     return {
-        name: {"revealed": _listed(scores(p, *pair) for pair in zip(y, mask, strict=True))}
+        name: {"revealed": listed(scores(p, *pair) for pair in zip(y, mask, strict=True))}
         for name, mask in revealed.items()
     }
 
@@ -137,7 +137,7 @@ def of_nearest(
         return {"rmse": (t[nearest] - one)[~mask].square().mean().sqrt().item()}
 
     return {
-        name: {"revealed": _listed(error(*pair) for pair in zip(y, mask, strict=True))}
+        name: {"revealed": listed(error(*pair) for pair in zip(y, mask, strict=True))}
         for name, mask in revealed.items()
     }
 

@@ -62,14 +62,15 @@ def with_factor(p: Observation, loc: Tensor, columns: Tensor) -> Observation:
 
 
 @torch.no_grad()
-def slopes(vae: VAE, z: Tensor) -> Tensor:
+def slopes(vae: VAE, z: Tensor, mean: Tensor) -> Tensor:
     """Measure dμ/dz at codes z (N, latent) by forward differences over SLOPE: (N, S, latent).
 
-    The decoder is piecewise linear, and its pieces are small; a difference averages over them.
+    `mean` is μ(z) (N, S). The decoder is piecewise linear, and its pieces are small; a difference
+    averages over them.
     """
     moved = z[:, None] + SLOPE * torch.eye(z.shape[1]).to(z)
     means = vae.decode(moved.flatten(0, 1), mean_only=True).loc.view(*moved.shape[:2], -1)
-    return ((means - vae.decode(z, mean_only=True).loc[:, None]) / SLOPE).mT
+    return ((means - mean[:, None]) / SLOPE).mT
 
 
 def linearised(p: Observation, z: Tensor, slope: Tensor) -> Observation:
@@ -96,7 +97,8 @@ def infer(
     z, code, target, size = start.clone(), start, start.clone(), torch.ones(len(y), 1).to(start)
     for _ in range(steps + 1):
         for at in torch.arange(len(y)).split(CODES):
-            p, slope = change(vae.decode(code[at])), slopes(vae, code[at])
+            p = change(vae.decode(code[at]))
+            slope = slopes(vae, code[at], p.loc)
             moved = with_factor(p, p.loc, slope)
             around = linearised(p, code[at], slope)
             for place, n in enumerate(at.tolist()):

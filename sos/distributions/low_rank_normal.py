@@ -1004,16 +1004,10 @@ class LowRankNormal(Distribution):
         index, values, noise = _observations(self, index, values, noise_variance)
         if index.numel() == 0:
             return self
-        diag = self._diag.expand(self._diag.shape[:-1] + self.event_shape)
-        diag_2 = diag[..., index].double()
-        offset = values - self._loc[..., index].double()
-        total = diag_2 + noise
-        # the share of a pixel's own noise that remains: 0 for exact edits
-        kept = noise * torch.where(total > 0, 1 / total, 0.0)
-        weights, root = self._regress(index, offset, noise)
-        root = root.to(self._loc.dtype)
-        factor_2 = self._factor[..., index, :].double()
-        factor = _product(root, self._factor.mT)  # (..., R, S)
+        offset, factor_2, diag_2 = self._seen(index, values)
+        weight, weights, root = _regress(offset, factor_2, diag_2 + noise)
+        kept = noise * weight  # the share of a pixel's own noise that remains: 0 for exact edits
+        factor = _product(root.to(self._loc.dtype), self._factor.mT)  # (..., R, S)
         factor[..., index] *= kept.unsqueeze(-2).to(factor.dtype)
         shift = _product(weights.to(self._loc.dtype), self._factor.mT).squeeze(-2)
         loc = self._loc + shift
@@ -1022,23 +1016,18 @@ class LowRankNormal(Distribution):
         lead = torch.broadcast_shapes(self.batch_shape, loc.shape[:-1], mean_2.shape[:-1])
         loc = loc.expand(lead + loc.shape[-1:]).clone()
         loc[..., index] = mean_2.to(loc.dtype)
-        lead = torch.broadcast_shapes(diag.shape[:-1], kept.shape[:-1])
-        diag = diag.expand(lead + self.event_shape).clone()
+        lead = torch.broadcast_shapes(self._diag.shape[:-1], kept.shape[:-1])
+        diag = self._diag.expand(lead + self.event_shape).clone()
         diag[..., index] = (diag_2 * kept).to(diag.dtype)
         new = self._derived(loc, factor.mT, diag)
         new._fixed = self._fixed or bool((diag == 0).any())
         return new
 
-    def _regress(self, index: Tensor, offset: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mᵀ (..., 1, R) and V^½ (..., R, R) of w | b, by `offset` = b - mu2, in float64."""
+    def _seen(self, index: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return b - mu2 (..., q), P2 (..., q, R) and D2 (..., q) of values b, in float64."""
         diag = self._diag.expand(self._diag.shape[:-1] + self.event_shape)
-        total = diag[..., index].double() + noise
-        weight = torch.where(total > 0, 1 / total, 0.0)
-        factor_2 = self._factor[..., index, :].double()
-        squares, directions = _right_singular(weight.sqrt().unsqueeze(-1) * factor_2)
-        cross = (weight * offset).unsqueeze(-2) @ factor_2
-        inverse = 1 / (1 + squares).unsqueeze(-2)
-        return (cross @ directions * inverse) @ directions.mT, _shrinking(squares, directions)
+        offset = values - self._loc[..., index].double()
+        return offset, self._factor[..., index, :].double(), diag[..., index].double()
 
     @torch.no_grad()
     def noise_posterior(self, index, values, noise_variance=None) -> tuple[Tensor, Tensor]:
@@ -1048,8 +1037,8 @@ class LowRankNormal(Distribution):
         mean is as long as what the values ask for.
         """
         index, values, noise = _observations(self, index, values, noise_variance)
-        offset = values - self._loc[..., index].double()
-        mean, root = self._regress(index, offset, noise)
+        offset, factor_2, diag_2 = self._seen(index, values)
+        _, mean, root = _regress(offset, factor_2, diag_2 + noise)
         batch = torch.broadcast_shapes(self.batch_shape, mean.shape[:-2])
         mean, covariance = mean.squeeze(-2), root @ root.mT
         return mean.expand(batch + mean.shape[-1:]), covariance.expand(batch + root.shape[-2:])
@@ -1062,12 +1051,10 @@ class LowRankNormal(Distribution):
         G (*batch, 1 + R, 1 + R) and c (*batch) are float64. Arguments are those of `condition`.
         """
         index, values, noise = _observations(self, index, values, noise_variance)
-        diag = self._diag.expand(self._diag.shape[:-1] + self.event_shape)
-        total = diag[..., index].double() + noise
-        offset = values - self._loc[..., index].double()
-        rows = self._factor[..., index, :].double().mT
+        offset, factor_2, diag_2 = self._seen(index, values)
+        total = diag_2 + noise
         lead = torch.broadcast_shapes(self.batch_shape, offset.shape[:-1], total.shape[:-1])
-        parts = offset.unsqueeze(-2), rows
+        parts = offset.unsqueeze(-2), factor_2.mT
         rows = torch.cat([x.expand(lead + x.shape[-2:]) for x in parts], -2)
         gram = (rows / total.unsqueeze(-2)) @ rows.mT
         return gram, (index.numel() * LOG_2PI + total.log().sum(-1)).expand(lead)
@@ -1174,6 +1161,16 @@ def _shrinking(squares: Tensor, directions: Tensor) -> Tensor:
     shrink = (1 + squares).rsqrt() - 1
     product = directions * shrink.unsqueeze(-2) @ directions.mT
     return _identity_like(product) + product
+
+
+def _regress(offset: Tensor, factor_2: Tensor, total: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """1/total (zero where total is) (..., q), and mᵀ (..., 1, R) and V^½ (..., R, R) of w | b."""
+    weight = torch.where(total > 0, 1 / total, 0.0)
+    squares, directions = _right_singular(weight.sqrt().unsqueeze(-1) * factor_2)
+    cross = (weight * offset).unsqueeze(-2) @ factor_2
+    inverse = 1 / (1 + squares).unsqueeze(-2)
+    mean = (cross @ directions * inverse) @ directions.mT
+    return weight, mean, _shrinking(squares, directions)
 
 
 def _observations(p: Distribution, index, values, noise_variance) -> tuple[Tensor, Tensor, Tensor]:

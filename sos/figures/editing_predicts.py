@@ -184,11 +184,11 @@ def _errors_of(ax: Axes, found: Theme, mask: str, top: float) -> None:
             if one is None:
                 continue
             at = place + shift
-            if one.mean > top:
+            if one.high > top:
                 look = {"ha": "right", "va": "center", "fontsize": 6.5, "color": colour}
                 ax.text(top, at + shift, f"{one.mean:.2f} →", **look)
                 continue
-            ax.plot([one.low, min(one.high, top)], [at, at], color=colour, lw=1)
+            ax.plot([one.low, one.high], [at, at], color=colour, lw=1)
             ax.plot(one.mean, at, "o", color=colour, mfc=face, ms=4)
         alone = estimate(values(numbers, mask, "whole", "unconditioned"))
         if alone is not None:
@@ -213,17 +213,15 @@ def held_out_rows(found: Theme, mask: str, way: str = "revealed") -> list[dict]:
     return rows
 
 
+_SUMMARY = {"RMSE": "RMSE", "nats per hidden value": "nats", "in 90 % intervals": "in 90 %"}
+
+
 def held_out_summary(found: Theme, masks: Sequence[str]) -> list[dict]:
     """Make a row for each model: error, density and coverage of 90 % intervals for each mask."""
     rows: dict[str, dict] = {}
     for mask in masks:
         for row in held_out_rows(found, mask):
-            names = {
-                "RMSE": "RMSE",
-                "nats per hidden value": "nats",
-                "in 90 % intervals": "in 90 %",
-            }
-            cells = {f"{mask}: {short}": row[name] for name, short in names.items()}
+            cells = {f"{mask}: {short}": row[name] for name, short in _SUMMARY.items()}
             rows.setdefault(row["model"], {"model": row["model"]}).update(cells)
     return list(rows.values())
 
@@ -298,7 +296,7 @@ def edits(themes: dict[str, Theme], columns: int = 5) -> Figure:
                 _curve(ax, themes[data].get(label, ()), (method, factor), *look)
             ax.axhline(1, color=BLACK, lw=0.6)
             ax.set(xscale="log", yscale="log", ylim=(0.25, 6))
-            ax.set_title(f"{data}: {factor}", loc="right", fontsize=8)
+            ax.set_title(f"{data}: {factor}", loc="right", fontsize=7.2)
             ax.set_yticks([0.3, 1, 3], ["0.3", "1", "3"])
             ax.set_yticks([], minor=True)
             ax.set_xticks([1, 10, 100], ["1", "10", "100"])
