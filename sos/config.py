@@ -1,6 +1,6 @@
 """What each setting means: frozen dataclasses. Their values are in `sos.profiles`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 
@@ -126,3 +126,18 @@ class Profile:
     name: str
     experiments: dict[str, Experiment]
     evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Study:
+    """Say which trainings are compared, of which only measurements are kept.
+
+    They are all models with all combinations of `changes`, each from several seeds.
+    """
+
+    asks: str  # the question, in words
+    models: tuple[str, ...]  # names of experiments, or beginnings of names
+    measure: str  # a kind of `sos.analysis.seeds.MEASUREMENTS`
+    seeds: int = 5
+    # {field of Network, Objective or Training: its values}
+    changes: dict[str, tuple] = field(default_factory=dict)

@@ -1,9 +1,14 @@
 """The settings of every experiment at every scale: one table, a row for each profile."""
 
-from dataclasses import replace
+import json
+import typing
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from itertools import product
+from pathlib import Path
 
-from sos.config import Data, Evaluation, Experiment, Network, Objective, Profile, Training
+from sos.config import Data, Evaluation, Experiment, Network, Objective, Profile, Study, Training
+from sos.system import paths
 
 
 def _pair(data: Data, sos: Network, objective: Objective, training: Training) -> tuple:
@@ -372,15 +377,21 @@ def profile(name: str = "demo", images: dict | None = None) -> Profile:
     """Return a row of PROFILES, with other images than simulated ones where `images` names a place.
 
     The entry "faces" of `images` is a folder of images; "celeba" and "biobank" are the paper's data
-    sets. Other entries are fields of `Data` for these, such as "partition".
+    sets. Other entries are fields of `Data` for these, such as "partition". A name such as
+    "demo.rank5" is that of a row with changes, see `define`.
     """
     how = dict(images or {})
     faces, celeba, biobank = (how.pop(key, None) for key in ("faces", "celeba", "biobank"))
-    if name not in PROFILES:
+    base, _, word = name.partition(".")
+    if base not in PROFILES or (word and not definition(name).exists()):
         raise ValueError(f"profile is {name!r}; expected one of {', '.join(PROFILES)}")
     if faces and celeba:
         raise ValueError("faces and celeba both take the simulated faces' place: give one of them")
-    chosen, read = PROFILES[name], {}
+    chosen, read = PROFILES[base], {}
+    if word:
+        changes = json.loads(definition(name).read_text(encoding="utf-8"))
+        made = {key: changed(chosen.experiments[key], fields) for key, fields in changes.items()}
+        chosen = replace(chosen, name=name, experiments=chosen.experiments | made)
     if faces or celeba:
         kind, place = ("folder", faces) if faces else ("celeba", celeba)
         read["faces"] = {"name": kind, "folder": place, **how}
@@ -391,10 +402,165 @@ def profile(name: str = "demo", images: dict | None = None) -> Profile:
                 read["faces"]["channels"] = 1
     if biobank:
         read["brains"] = {"name": "biobank", "folder": biobank, **how}
-    if name == "paper" and how.get("partition") == "official" and celeba:
+    if base == "paper" and how.get("partition") == "official" and celeba:
         read["faces"] |= OFFICIAL
     experiments = {
         key: replace(e, data=replace(e.data, **read.get(e.data.name, {})))
         for key, e in chosen.experiments.items()
     }
     return replace(chosen, experiments=experiments) if read else chosen
+
+
+def definition(name: str) -> Path:
+    """Return the file with the changes of a profile such as "demo.rank5"."""
+    return paths.CACHE / "profiles" / f"{name}.json"
+
+
+def define(base: str, word: str, changes: dict[str, dict[str, typing.Any]]) -> str:
+    """Make a profile of another one and changes of its models; return its name, <base>.<word>.
+
+    Raises ValueError where there is one of this name with other changes.
+    """
+    name, text = f"{base}.{word}", json.dumps(changes, indent=1, sort_keys=True) + "\n"
+    file = definition(name)
+    if file.exists() and file.read_text(encoding="utf-8") != text:
+        raise ValueError(
+            f"{name} has other changes: {json.loads(file.read_text())}; choose another name, or "
+            f"delete {file} to use it anew"
+        )
+    paths.write_text(file, text)
+    return name
+
+
+CELLS = tuple(  # of Figure 8
+    f"variance-{'-'.join(w for w, on in zip(REMEDIES, row, strict=True) if on) or 'none'}"
+    for row in product((True, False), repeat=3)
+)
+MAIN = "learnt", "sigma", "paper", "sparse", "hybrid"  # models of notebook 08
+STUDIES = {
+    "table1": Study(
+        "Which orderings of Table 1 hold over seeds?",
+        ("faces-", "brains-", "gray-"),
+        "judges",
+    ),
+    "figure8": Study("Which remedies prevent the explosion, over seeds?", CELLS, "judges"),
+    "epsilon": Study(
+        "Which ε is right, over seeds?",
+        tuple(f"epsilon-{data}-{kind}" for data in ("faces", "brains", "gray") for kind in MAIN),
+        "observation",
+    ),
+    "choices": Study(
+        "What do the smaller choices of notebook 08 change?", ("epsilon-",), "observation", seeds=2
+    ),
+    "editing": Study(
+        "Does editing predict, over seeds?",
+        tuple(f"epsilon-{data}-{kind}" for data in ("faces", "brains") for kind in MAIN),
+        "editing",
+        seeds=2,
+    ),
+    "rank": Study(
+        "What does a larger rank buy, and cost?",
+        ("epsilon-faces-learnt",),
+        "observation",
+        seeds=3,
+        changes={"rank": (0, 3, 6, 12, 25, 50, 100)},
+    ),
+    "split": Study(
+        "Where does the variance live, with a learnt ε?",
+        ("epsilon-faces-learnt",),
+        "split",
+        seeds=2,
+        changes={"rank": (0, 5, 25, 100), "kl_target": (2.0, 8.0, 32.0, None), "latent": (10, 35)},
+    ),
+    "split-paper": Study(
+        "Where does the variance live, with the paper's ε?",
+        ("epsilon-faces-paper",),
+        "split",
+        seeds=2,
+        changes={"rank": (5, 25, 100), "kl_target": (2.0, 8.0, 32.0), "latent": (10, 35)},
+    ),
+    "targets": Study(
+        "How wrong may a target be?",
+        ("variance-scheduled",),
+        "judges",
+        seeds=3,
+        changes={"rank_entropy_factor": (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)},
+    ),
+}
+
+
+def settings(experiment: Experiment) -> dict[str, typing.Any]:
+    """Return all that can be changed of an experiment by name, {field: value}."""
+    groups = experiment.network, experiment.objective, experiment.training
+    return {one.name: getattr(group, one.name) for group in groups for one in fields(group)}
+
+
+def changed(experiment: Experiment, changes: dict[str, typing.Any]) -> Experiment:
+    """Return an experiment with other values of some fields of Network, Objective or Training.
+
+    Raises ValueError, with the list, for fields that there are not, and for values of another kind.
+    """
+    known = settings(experiment)
+    for name in changes:
+        if name not in known:
+            raise ValueError(f"{name!r} is no setting of a model; there are {', '.join(known)}")
+    made = experiment
+    for part in ("network", "objective", "training"):
+        group = getattr(experiment, part)
+        kinds = typing.get_type_hints(type(group))
+        mine = {name: value for name, value in changes.items() if name in kinds}
+        for name, value in mine.items():
+            if not _fits(value, kinds[name]):
+                raise ValueError(f"{name} is {value!r}; expected {_in_words(kinds[name])}")
+        made = replace(made, **{part: replace(group, **mine)})
+    return made
+
+
+def _fits(value, kind) -> bool:
+    """Tell whether a value is of a kind that an annotation allows."""
+    if options := typing.get_args(kind):
+        if typing.get_origin(kind) is typing.Literal:
+            return isinstance(value, str) and value in options
+        return any(_fits(value, option) for option in options)
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is kind
+
+
+def _in_words(kind) -> str:
+    """Write what an annotation allows."""
+    words = {int: "a whole number", float: "a number", bool: "true or false", type(None): "none"}
+    if kind in words:
+        return words[kind]
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(map(repr, typing.get_args(kind)))
+    return " or ".join(map(_in_words, typing.get_args(kind)))
+
+
+def named(experiments: dict[str, Experiment], words: tuple[str, ...]) -> list[Experiment]:
+    """Return the experiments with these names; a word that is no name is a beginning of names."""
+    whole = {word for word in words if word in experiments}
+    begun = tuple(word for word in words if word not in experiments)
+    return [e for name, e in experiments.items() if name in whole or name.startswith(begun)]
+
+
+def trainings(study: Study, chosen: Profile) -> Iterator[Experiment]:
+    """Yield all trainings of a study at the scale of a profile: seed by seed, model by model.
+
+    A training that differs from its model in `changes` has them in its name.
+    """
+    rows = [
+        dict(zip(study.changes, values, strict=True)) for values in product(*study.changes.values())
+    ]
+    for seed in range(study.seeds):
+        for model in named(chosen.experiments, study.models):
+            for row in rows:
+                yield changed(variant(model, row), {"seed": seed})
+
+
+def variant(model: Experiment, changes: dict[str, typing.Any]) -> Experiment:
+    """Return a model with changes, and with those that change anything in its name."""
+    own = settings(model)
+    new = {name: value for name, value in changes.items() if name in own and own[name] != value}
+    words = [model.name, *(f"{name}={value}".lower() for name, value in new.items())]
+    return replace(changed(model, changes), name=".".join(words))

@@ -574,3 +574,63 @@ def test_variance_split_names_what_is_wrong():
         metrics.variance_split([(means, -means.square())])
     with pytest.raises(ValueError, match=r"of shape \(3, 1, 2, 2\), got \(1, 1, 2, 2\)"):
         metrics.variance_split([(means, means[:1].square())])
+
+
+# ---------------------------------------------------------------------------- judges of Table 1
+
+
+@pytest.mark.parametrize("count, other, dim", [(400, 600, 6), (300, 300, 20), (30, 40, 60)])
+def test_error_of_the_frechet_distance_is_that_of_resampling(count, other, dim):
+    """With fewer images than dimensions both are far from their limits."""
+    rng = np.random.default_rng(0)
+    a, b = random_features(1, count, dim, 0.3), random_features(2, other, dim)
+    distance, error = metrics.frechet_distance_and_error(a, b)
+    assert distance == pytest.approx(frechet(a, b), rel=1e-9)
+    resampled = [
+        frechet(a[rng.integers(count, size=count)], b[rng.integers(other, size=other)])
+        for _ in range(300)
+    ]
+    assert error == pytest.approx(np.std(resampled), rel=0.2 if count > dim else 0.5)
+
+
+def frechet(a, b):
+    return metrics.frechet_distance(FeatureStatistics.of(a), FeatureStatistics.of(b))
+
+
+@quick
+@given(seeds, st.integers(1, 4))
+def test_precision_and_recall_by_loops(seed, neighbours):
+    a, b = random_features(seed, 12, 3), random_features(seed + 1, 9, 3, 0.5)
+
+    def covered(points, others):
+        inside = 0
+        for point in points:
+            for other in others:
+                radius = sorted(np.linalg.norm(others - other, axis=1))[neighbours]
+                if np.linalg.norm(point - other) <= radius:
+                    inside += 1
+                    break
+        return inside / len(points)
+
+    found = metrics.precision_and_recall(a, b, neighbours)
+    assert found == (covered(a, b), covered(b, a))
+
+
+def test_precision_and_recall_need_more_images_than_neighbours():
+    with pytest.raises(ValueError, match="needs more than as many images"):
+        metrics.precision_and_recall(np.ones((3, 2)), np.ones((9, 2)), 3)
+
+
+def test_thumbnails_that_differ_by_a_gray_level_are_a_gray_level_apart():
+    images = random_images(0, 60).clamp(max=250)
+    assert metrics.thumbnail_distance(images, images) == pytest.approx(0, abs=1e-3)
+    assert metrics.thumbnail_distance(images + 5, images) == pytest.approx(5, rel=1e-3)
+
+
+def test_thumbnails_see_exploded_samples_and_no_fine_noise():
+    images = random_images(0, 400, size=64)
+    noise = 12 * torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
+    noisy = (images + noise).clamp(0, 255).byte()
+    exploded = torch.where(images > 127, 255, 0).byte()
+    near, far = (metrics.thumbnail_distance(x, images) for x in (noisy, exploded))
+    assert near < 5 < 30 < far

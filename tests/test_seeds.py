@@ -10,7 +10,7 @@ from sos import profiles
 from sos.analysis import counterfactual, editing_study, seeds
 from sos.figures import right_epsilon
 from sos.figures.labels import LABELS
-from sos.run.seeds import named
+from sos.profiles import named
 from sos.training import store
 
 PROFILE = profiles.profile("demo")
@@ -60,8 +60,8 @@ def test_nothing_measured_is_an_empty_list(release):
 def test_what_was_measured_here_counts_unless_the_release_is_asked_for(
     weights, expected, monkeypatch
 ):
-    for place, name in {"_cached": "cache", "released": "release"}.items():
-        monkeypatch.setattr(seeds, place, lambda e, s, kind, n=name: {"from": n})
+    for place, name in {"_measured_here": "cache", "released": "release"}.items():
+        monkeypatch.setattr(seeds, place, lambda e, s, kind, *_, n=name: {"from": n})
     assert seeds.recorded(EXPERIMENT, PROFILE.evaluation, weights) == {"from": expected}
 
 

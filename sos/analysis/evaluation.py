@@ -20,6 +20,7 @@ from sos.distributions.low_rank_normal import LowRankNormal
 from sos.system import distributed, paths
 from sos.system.devices import device, generator
 from sos.system.progress import tqdm
+from sos.system.version import commit
 from sos.training.store import Model, machine
 
 VERSION = 1  # bump when the same model no longer gives the same numbers
@@ -205,7 +206,7 @@ def load_or_make(
     if numbers is not None:
         return numbers
     began = time.perf_counter()
-    content = {"cache_key": key, "numbers": make(), **machine()}
+    content = {"cache_key": key, "numbers": make(), **machine(), "commit": commit()}
     content["seconds"] = round(time.perf_counter() - began, 1)
     if distributed.process_index() == 0:
         paths.write_text(files[-1], json.dumps(content, indent=1) + "\n")

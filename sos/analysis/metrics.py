@@ -182,6 +182,75 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 # ------------------------------------------------------------------------------ kernel distance
 
 
+def frechet_distance_and_error(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Compute the Fréchet distance of features (N, dim) and (M, dim), and its standard error.
+
+    The error is that of the infinitesimal jackknife, the limit of the bootstrap's (Efron, 2014). An
+    image x of the set with mean m and covariance A moves the distance to the other, with m' and B,
+    in proportion to 2(m - m')ᵀ(x - m) + (x - m)ᵀ(I - T)(x - m), where T A T = B. Resampling itself
+    would take a thousand times as long, and shift the distance upwards, because it repeats images.
+    Raises ValueError as `frechet_distance` does.
+    """
+    a, b = _features(a, "a"), _features(b, "b")
+    both = FeatureStatistics.of(a), FeatureStatistics.of(b)
+    distance = frechet_distance(*both)
+    factors = [_covariance_factor(statistics, "a, b") for statistics in both]
+    left, values, right = torch.linalg.svd(factors[0].T @ factors[1], full_matrices=False)
+    shift, variance = both[0].mean - both[1].mean, 0.0
+    sides = (a, both[0], factors[0], left, shift), (b, both[1], factors[1], right.mT, -shift)
+    for x, statistics, factor, directions, away in sides:
+        centred = torch.from_numpy(x - statistics.mean)
+        # T = F⁻ᵀ U Σ Uᵀ F⁻¹ where A = F Fᵀ and FᵀG = U Σ Vᵀ
+        whitened = torch.linalg.lstsq(factor, centred.T).solution
+        pulled = ((directions.T @ whitened).square() * values[:, None]).sum(0)
+        influence = 2 * centred @ torch.from_numpy(away) + centred.square().sum(1) - pulled
+        variance += influence.var().item() / len(x)
+    return distance, variance**0.5
+
+
+def precision_and_recall(a: np.ndarray, b: np.ndarray, neighbours: int = 3) -> tuple[float, float]:
+    """Compute the precision of features a (N, dim) as images of b (M, dim), and their recall.
+
+    Precision is the share of a that lies nearer to some point of b than the k-th of that point's
+    neighbours in b does; recall is the same with a and b exchanged (Kynkäänniemi et al., 2019).
+    Raises ValueError for unusable features and for no more than `neighbours` points.
+    """
+    from sklearn.metrics import pairwise_distances
+    from sklearn.neighbors import kneighbors_graph
+
+    a, b = _features(a, "a"), _features(b, "b")
+    if min(len(a), len(b)) <= neighbours:
+        raise ValueError(
+            f"neighbours is {neighbours}, which needs more than as many images; got {len(a)} and "
+            f"{len(b)}"
+        )
+    across = pairwise_distances(a, b)
+    radii = [
+        kneighbors_graph(x, neighbours, mode="distance").max(axis=1).toarray()[:, 0] for x in (a, b)
+    ]
+    precision = (across <= radii[1]).any(1).mean()
+    recall = (across.T <= radii[0]).any(1).mean()
+    return float(precision), float(recall)
+
+
+THUMBNAIL = 16  # pixels of the shorter side
+
+
+def thumbnail_distance(a: Tensor, b: Tensor) -> float:
+    """Compute how far the thumbnails of images are from those of others, in gray levels.
+
+    Both are uint8 (N, C, H, W). Thumbnails are averages of areas, 16 pixels on the shorter side.
+    The result is the 2-Wasserstein distance of normals with their means and covariances, per
+    value: by so much, in the root mean square, would values have to move. Unlike network features
+    it sees colours, light and the size of what varies, and little of texture, noise and blur.
+    """
+    side = min(a.shape[-2:])
+    size = [round(THUMBNAIL * length / side) for length in a.shape[-2:]]
+    flat = [F.adaptive_avg_pool2d(x.double(), size).flatten(1).numpy() for x in (a, b)]
+    squared = frechet_distance(*map(FeatureStatistics.of, flat))
+    return (squared / flat[0].shape[1]) ** 0.5
+
+
 def kernel_distance(
     a: Tensor | np.ndarray, b: Tensor | np.ndarray, block: int = 250
 ) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """What was measured of models from several seeds: one released file for each model's name.
 
-Two kinds of measurement are kept so: "observation", which `sos.analysis.evaluation` makes of every
-model, and "editing", of `sos.analysis.editing_study`.
+Several kinds of measurement are kept so: "observation", which `sos.analysis.evaluation` makes of
+every model, "judges", "split" and "editing", of modules with such names.
 """
 
 import json
@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from sos.analysis import editing_study, evaluation
+from sos.analysis import editing_study, evaluation, judges, split
 from sos.config import Evaluation, Experiment
 from sos.system import paths
 from sos.training import store
@@ -28,6 +28,8 @@ class Measurement(NamedTuple):
 
 MEASUREMENTS = {
     "observation": Measurement("", evaluation.cache_key, evaluation.load_or_measure),
+    "judges": Measurement("judges-", judges.cache_key, judges.load_or_measure),
+    "split": Measurement("split-", split.cache_key, split.load_or_measure),
     "editing": Measurement("editing-", editing_study.cache_key, editing_study.load_or_measure),
 }
 
@@ -45,14 +47,18 @@ def recorded(
     With the `weights` "released" that is first of all what is released, and otherwise what was
     measured here. A training with other settings than today's counts as none.
     """
-    places = (released, _cached) if weights == "released" else (_cached, released)
-    found = (place(experiment, settings, kind) for place in places)
-    return next((numbers for numbers in found if numbers is not None), None)
+    if weights == "released":
+        found = released(experiment, settings, kind)
+        return _measured_here(experiment, settings, kind, weights) if found is None else found
+    found = _measured_here(experiment, settings, kind, "train")
+    return released(experiment, settings, kind) if found is None else found
 
 
-def _cached(experiment: Experiment, settings: Evaluation, kind: str) -> dict | None:
-    """Return what was measured of a model in the cache."""
-    folder = store.find(experiment, "train")
+def _measured_here(
+    experiment: Experiment, settings: Evaluation, kind: str, weights: str
+) -> dict | None:
+    """Return what was measured here of a model, or None."""
+    folder = store.find(experiment, weights)
     if folder is None:
         return None
     made = MEASUREMENTS[kind]

@@ -24,9 +24,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="these notebooks alone, by number or name: --only 01 03")  # fmt: skip
     add("--dry-run", action="store_true",
         help="print the plan, with how long it takes here, and end")  # fmt: skip
-    add("--weights", choices=("train", "released"), default="train",
-        help="train (default): train here what is not in the cache; released: use the published "
-        "weights where they fit the configuration")  # fmt: skip
+    add("--weights", choices=("train", "released"),
+        help="train (default): train here what is not in the cache; released (default with --set): "
+        "use the published weights where they fit the configuration")  # fmt: skip
     add("--fresh", action="store_true",
         help="train and execute again even what is cached")  # fmt: skip
     add("--faces", metavar="DIR", type=Path,
@@ -46,16 +46,98 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="leave out images that cannot be read, instead of stopping")  # fmt: skip
     add("--png", action="store_true",
         help="also write the images that Table 1 compares as files, in data/cache/png")  # fmt: skip
+    add("--study", choices=tuple(profiles.STUDIES), type=str.lower,
+        help="train and measure what is missing of a study, such as five seeds of every model of "
+        "Table 1, and keep the numbers; no notebook is run")  # fmt: skip
+    add("--minutes", metavar="N", type=float,
+        help="with --study: stop at a checkpoint after N minutes, with exit status 75 where "
+        "something is left")  # fmt: skip
+    add("--set", metavar="MODEL.SETTING=VALUE", action="extend", nargs="+", default=[],
+        help="change one thing, such as --set faces-sos.rank=5, and compare; "
+        "needs --name")  # fmt: skip
+    add("--name", metavar="WORD",
+        help="with --set: results go to folders of this name, such as "
+        "figures/demo.WORD")  # fmt: skip
     add("--write", action="store_true",
-        help="for maintainers: also renew the committed copies in notebooks/")  # fmt: skip
+        help="for maintainers: also renew the committed copies in notebooks/, or release a "
+        "study's numbers in data/evaluations/")  # fmt: skip
     args = parser.parse_args(argv)
     args.only = [numbered(word, parser) for words in args.only for word in words.split(",")]
+    args.base = args.profile
+    check_study(args, parser)
+    if args.set or args.name:
+        choose_changes(args, parser)
+    args.weights = args.weights or ("released" if args.set else "train")
     choose_data(args, parser)
     if args.fresh and args.weights == "released":
         parser.error("--fresh trains again and --weights released does not train: choose one")
-    if args.write and (args.profile, args.weights) != ("demo", "released"):
+    if args.write and args.study and args.profile != "demo":
+        parser.error("--write needs --profile demo, whose numbers are released")
+    if args.write and not args.study and (args.profile, args.weights) != ("demo", "released"):
         parser.error("--write needs --profile demo --weights released, which the copies show")
     return args
+
+
+def check_study(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """End the process with a message where options do not go with --study, or --minutes alone."""
+    if args.minutes is not None and not args.study:
+        parser.error("--minutes goes with --study NAME; other runs can be stopped at any moment")
+    if args.minutes is not None and not args.minutes > 0:
+        parser.error(f"--minutes is {args.minutes:g}: give a number above zero")
+    others = {
+        "--only": args.only, "--set": args.set, "--name": args.name, "--faces": args.faces,
+        "--celeba": args.celeba, "--biobank": args.biobank, "--png": args.png,
+        "--data real": args.data == "real",
+    }  # fmt: skip
+    wrong = [name for name, value in others.items() if value]
+    if args.study and wrong:
+        parser.error(f"--study says by itself what is trained: leave out {', '.join(wrong)}")
+
+
+def choose_changes(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Make a profile of its own for --set, and set args.profile to its name.
+
+    Ends the process with a message where a change is none, or the name has other changes.
+    """
+    if not args.set or not args.name:
+        parser.error("--set MODEL.SETTING=VALUE and --name WORD go together: the name is that of "
+                     "the folders for what the change makes")  # fmt: skip
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", args.name):
+        parser.error(f"--name {args.name}: use letters, digits, - and _, such as rank5")
+    known, changes = profiles.PROFILES[args.profile].experiments, {}
+    for word in args.set:
+        left, equals, value = word.partition("=")
+        model, dot, setting = left.rpartition(".")
+        if not (equals and dot and value):
+            parser.error(f"--set {word}: expected MODEL.SETTING=VALUE, such as faces-sos.rank=5")
+        if model not in known:
+            parser.error(f"--set {word}: there is no model {model!r}; there are\n  "
+                         + "\n  ".join(known))  # fmt: skip
+        changes.setdefault(model, {})[setting] = value_of(value)
+    try:
+        for model, fields in changes.items():
+            profiles.changed(known[model], fields)
+        args.profile = profiles.define(args.profile, args.name, changes)
+    except ValueError as error:
+        parser.error(f"--set: {error}")
+    if not args.only:
+        args.only = [n.name[:2] for n in NOTEBOOKS if changes.keys() & set(n.experiments)]
+    shown = {name for notebook in chosen_notebooks(args) for name in notebook.experiments}
+    if unseen := changes.keys() - shown:
+        parser.error(f"no notebook that is run shows {', '.join(unseen)}: choose others by --only")
+
+
+def value_of(word: str) -> int | float | bool | str | None:
+    """Read a value as it is typed: a number, true, false, none, or a word."""
+    plain = {"true": True, "false": False, "none": None}
+    if word.lower() in plain:
+        return plain[word.lower()]
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            pass
+    return word
 
 
 def numbered(word: str, parser: argparse.ArgumentParser) -> str:
@@ -78,15 +160,15 @@ def choose_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> No
     Ends the process with a message that helps where images cannot be found.
     """
     if args.data is None:
-        real = args.profile == "paper" or args.celeba or args.biobank
+        real = args.base == "paper" or args.celeba or args.biobank
         args.data = "real" if real else "simulated"
     if args.data == "simulated" and (args.celeba or args.biobank):
         parser.error("--data simulated reads nothing: leave out --celeba and --biobank")
     if args.data == "real":
         # Only one of them given on a small profile: the other stays simulated.
-        both = args.profile == "paper" or not (args.celeba or args.biobank)
+        both = args.base == "paper" or not (args.celeba or args.biobank)
         names = {name for notebook in chosen_notebooks(args) for name in notebook.experiments}
-        needs = {profiles.PROFILES[args.profile].experiments[name].data.name for name in names}
+        needs = {profiles.PROFILES[args.base].experiments[name].data.name for name in names}
         if both and not args.faces and needs - {"brains"}:
             args.celeba = args.celeba or paths.DATA / "celeba"
         if both and "brains" in needs:

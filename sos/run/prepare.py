@@ -10,7 +10,7 @@ from sos import datasets
 from sos.analysis import evaluation
 from sos.config import Evaluation, Experiment
 from sos.run.workers import Worker, at_once, side_by_side, threads_each
-from sos.system import distributed, progress
+from sos.system import deadline, distributed, progress
 from sos.training import store
 
 
@@ -103,7 +103,9 @@ def prepare(
         worker.begin()
     progress.stand(worker.line if worker else 1, experiment.name)
     try:
+        deadline.check()
         model = store.load_or_train(experiment, weights)
+        deadline.check()
         measure(model, settings)
         if settings.png:
             evaluation.write_pngs(model, settings)

@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
 
     if not distributed.is_main_process():  # under torchrun or accelerate
         with distributed.process_group():
-            prepare_models(args)
+            if not args.study:  # which the main process does alone
+                prepare_models(args)
         return 0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
@@ -113,7 +114,7 @@ def prepare_models(
     from sos.run.prepare import prepare_all
 
     weights = "fresh" if args.fresh else args.weights
-    settings = replace(profiles.PROFILES[args.profile].evaluation, png=args.png)
+    settings = replace(profiles.PROFILES[args.base].evaluation, png=args.png)
     return prepare_all(needed(args), weights, settings, finished)
 
 
@@ -151,6 +152,13 @@ def work(args: argparse.Namespace) -> int:
 
     With --dry-run only the plan is printed.
     """
+    if args.study:
+        from sos.run import study
+        from sos.system import deadline
+
+        if args.minutes is not None:
+            deadline.set_minutes(args.minutes)
+        return study.run(args)
     notebooks, experiments = chosen_notebooks(args), needed(args)
     for data in dict.fromkeys(e.data for e in experiments if e.data.folder):
         from sos.datasets import READERS
@@ -164,6 +172,10 @@ def work(args: argparse.Namespace) -> int:
         found = list(results(args, notebooks, experiments, whole))
     rows = sorted(found, key=lambda row: row[0].name)
     print_summary(rows, args)
+    if args.set:
+        from sos.run.compare import print_comparison
+
+        print_comparison(args)
     return 0 if all(state in ("done", "up to date") for _, state, _, _ in rows) else 1
 
 
@@ -248,7 +260,7 @@ def print_estimate(args: argparse.Namespace, notebooks: list[Notebook], experime
     each = sorted((recorded.get(notebook.name, 0) for notebook in to_run), reverse=True)
     seconds = plan.scheduled(each, at_once(len(each)))
     # Of tiny models a timing takes as long as a training, of the paper's without a GPU for ever.
-    if to_train and (args.profile == "smoke" or any(map(needs_gpu, to_train))):
+    if to_train and (args.base == "smoke" or any(map(needs_gpu, to_train))):
         print(flush=True)
         return None
     if to_train:

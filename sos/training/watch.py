@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sos.models.bare import log_density
-from sos.system import distributed
+from sos.system import deadline, distributed
 from sos.system.progress import tqdm
 from sos.training import pretraining
 from sos.training.pretraining import Pretraining
@@ -44,10 +44,14 @@ class Watch:
             if self.state.has_exploded(terms):
                 return
             self.log(terms)
-        if over or self.is_checkpoint_due():
+        # Where a row of the history is written, a training can go on exactly.
+        late = not over and self.state.step % LOG_EVERY == 0 and deadline.passed()
+        if over or late or self.is_checkpoint_due():
             self.save()
         if self.shared is not None and self.state.step == self.state.training.pretraining:
             self.share()
+        if late:
+            deadline.check()
 
     def log(self, terms) -> None:
         """Add a row to the history and show it."""
