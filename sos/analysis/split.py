@@ -40,7 +40,8 @@ def measure(model: Model, count: int) -> dict:
     """Measure nats of z and of ω, the shares of variance, and R² of the known factors.
 
     The first two are those of `assessment`. `r2_latent`, `r2_factor`, `r2_both` and `r2_images`
-    are lists, a number for each of the data's factors; see `factor_shares`.
+    are lists, a number for each of the data's factors; see `factor_shares`. Their means over
+    factors are `r2_latent_mean` and so on.
     """
     x = assessment.test_images(model, count)
     numbers = assessment.densities(model, x)
@@ -49,10 +50,10 @@ def measure(model: Model, count: int) -> dict:
     if factors is None:  # of images that were not made here
         return numbers
     pictures = parts_of_images(model, x)
-    return numbers | {
-        f"r2_{part}": factor_shares(found, factors[:count]).tolist()
-        for part, found in pictures.items()
-    }
+    for part, found in pictures.items():
+        shares = factor_shares(found, factors[:count])
+        numbers |= {f"r2_{part}": shares.tolist(), f"r2_{part}_mean": float(shares.mean())}
+    return numbers
 
 
 @torch.no_grad()
