@@ -1,6 +1,7 @@
 """The settings of every experiment at every scale: one table, a row for each profile."""
 
 import json
+import re
 import typing
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -443,7 +444,11 @@ STUDIES = {
         ("faces-", "brains-", "gray-"),
         "judges",
     ),
-    "figure8": Study("Which remedies prevent the explosion, over seeds?", CELLS, "judges"),
+    "figure8": Study(
+        "Which remedies prevent the explosion, over seeds?",
+        (*CELLS, "variance-scheduled", "variance-pretrained-scheduled"),
+        "judges",
+    ),
     "epsilon": Study(
         "Which ε is right, over seeds?",
         tuple(f"epsilon-{data}-{kind}" for data in ("faces", "brains", "gray") for kind in MAIN),
@@ -556,6 +561,26 @@ def trainings(study: Study, chosen: Profile) -> Iterator[Experiment]:
         for model in named(chosen.experiments, study.models):
             for row in rows:
                 yield changed(variant(model, row), {"seed": seed})
+
+
+def value_of(word: str) -> int | float | bool | str | None:
+    """Read a value as it is typed: a number, true, false, none, or a word."""
+    plain = {"true": True, "false": False, "none": None}
+    if word.lower() in plain:
+        return plain[word.lower()]
+    for kind in (int, float):
+        try:
+            return kind(word)
+        except ValueError:
+            pass
+    return word
+
+
+def experiment_named(chosen: Profile, name: str) -> Experiment:
+    """Return the experiment of a profile, or the `variant`, that has this name."""
+    model, *words = re.split(r"\.(?=[a-z_]+=)", name)
+    changes = {key: value_of(value) for key, _, value in (word.partition("=") for word in words)}
+    return variant(chosen.experiments[model], changes)
 
 
 def variant(model: Experiment, changes: dict[str, typing.Any]) -> Experiment:

@@ -1,11 +1,16 @@
 """The ledger: entries are complete, and verdicts follow from numbers alone."""
 
+import json
 import re
 
 import pytest
 
 from sos import profiles
 from sos.analysis import claims, seeds
+from sos.figures.claims import page
+from sos.figures.labels import KIND, PAPER_DATA
+from sos.figures.table_1 import ordering_rows, verdict_counts
+from sos.run.claims import PAGE
 from sos.system import paths
 
 PROFILE = profiles.profile("demo")
@@ -66,8 +71,16 @@ def test_a_test_tells_its_numbers(ledger):
     assert (name, round(mean, 6), round(deviation, 6)) == ("a: x", 1.1, 0.1)
 
 
+def test_without_numbers_there_is_a_reason(tmp_path):
+    file = tmp_path / "claims.yaml"
+    for word, verdict in {"untested": "not run", "untestable": "not testable here"}.items():
+        file.write_text(LIST.replace("tests: [{tests}]", f"{word}: no time"), encoding="utf-8")
+        (claim,) = claims.load(lambda *_: (), file)
+        assert claim.verdict == verdict
+
+
 @pytest.mark.parametrize("tests, message", [
-    ('{more: ["judges:a.x", "judges:b.x"]}', "is no test; expected one of above, below, between, less"),
+    ('{more: ["judges:a.x", "judges:b.x"]}', "is no test; expected one of above, below, between"),
     ('{number: "judges:a.x"}', "is no test"),
     ('{number: "judges:a.x", above: 1, below: 2}', "is no test"),
     ('{number: "a.x", above: 1}', "is no quantity; expected kind:model.number"),
@@ -92,8 +105,35 @@ def test_entries_of_the_ledger_name_what_there_is():
         for text in quantities(entry):
             quantity = claims.Quantity.read(text)
             assert quantity.kind in seeds.MEASUREMENTS, key
-            assert quantity.model.split(".")[0] in PROFILE.experiments, key
+            assert profiles.experiment_named(PROFILE, quantity.model), key
         notebook, _, anchor = entry["where"].partition("#")
         text = (paths.NOTEBOOKS / notebook).read_text(encoding="utf-8")
         headings = {h.replace(" ", "-") for h in re.findall(r'"#+ (.*?)(?:\\n)?"', text)}
         assert anchor in headings, f"{key}: {entry['where']}"
+
+
+def test_the_page_is_what_the_records_say():
+    """Run `python -m sos.run.claims` where it is not."""
+    found = claims.load(seeds.records_of(PROFILE, "released"))
+    assert page(found) == PAGE.read_text(encoding="utf-8")
+
+
+def source(file):
+    cells = json.loads((paths.NOTEBOOKS / file).read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+
+
+def test_texts_count_the_orderings_of_table_1_as_the_records_do():
+    records = seeds.records_of(PROFILE, "released")
+    models = {f"{d}-{k}": records("judges", f"{d}-{k}") for d in PAPER_DATA for k in KIND
+              if f"{d}-{k}" in PROFILE.experiments}  # fmt: skip
+    rows = {
+        data: ordering_rows("01_beta_vae_vs_sos_vae", "demo", [data], models) for data in PAPER_DATA
+    }
+    assert verdict_counts(rows["faces"] + rows["brains"]) == "10 hold, 2 are undecided"
+    assert verdict_counts(rows["gray"]) == "9 hold, 3 do not hold, 3 are undecided"
+    assert "Ten of the twelve orderings" in source("01_beta_vae_vs_sos_vae.ipynb")
+    words = "nine hold, three do not, and three are undecided"
+    assert words in source("02_dorta_comparison.ipynb")
+    assert words in (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    assert "19 hold here, three do not, and five are undecided" in source("00_start_here.ipynb")

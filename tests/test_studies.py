@@ -47,6 +47,14 @@ def test_a_training_without_changes_is_the_model_itself():
     assert other.name == "epsilon-faces-learnt.rank=3" and other.network.rank == 3
 
 
+@pytest.mark.parametrize("name", profiles.STUDIES)
+def test_names_of_trainings_can_be_read_back(name):
+    demo = profiles.profile("demo")
+    for made in profiles.trainings(profiles.STUDIES[name], demo):
+        if made.training.seed == 0:
+            assert profiles.experiment_named(demo, made.name) == made
+
+
 def test_changes_reach_network_objective_and_training():
     model = SMOKE.experiments["faces-sos"]
     changes = {"rank": 3, "kl_target": None, "steps": 50, "diagonal": "shared", "damping": 3}

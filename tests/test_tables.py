@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sos.figures import panels
 from sos.figures.labels import KIND
 from sos.figures.results import Results, load_numbers
-from sos.figures.table_1 import distance_rows, ordering_rows
+from sos.figures.table_1 import distance_rows, judged, ordering_rows, verdict_counts
 from sos.figures.tables import markdown_table, number, table, write_table
 from sos.system import paths
 
@@ -106,16 +106,33 @@ def test_gray_rows_and_their_orderings(figures):
             results.add(f"gray-{kind}.distance_{what}", distance, "1")
     results.write()
     notebook = "02_dorta_comparison"
-    rows = distance_rows(notebook, "smoke", "gray", tuple(KIND))
+    records = {
+        f"gray-{kind}": [
+            {"seed": seed, "distance_means": 100 * m + seed, "distance_samples": 100 * s + seed}
+            for seed in range(5)
+        ]
+        for kind, (m, s) in distances.items()
+    }
+    rows = distance_rows(notebook, "smoke", "gray", tuple(KIND), records)
     assert [row["model"] for row in rows[::2]] == list(KIND.values())
-    assert [row["distance here"] for row in rows[-4:]] == ["5.00", "6.00", None, None]
+    assert [row["these weights"] for row in rows[-4:]] == ["5.00", "6.00", None, None]
+    assert [row["distance here"] for row in rows[-4:]] == ["502 ± 2", "602 ± 2", None, None]
     assert {row["paper's data"] for row in rows[-4:]} == {"not in the paper"}
     assert "not run" in table(rows).data
-    judged = ordering_rows(notebook, "smoke", ["gray"])
-    assert len(judged) == 15 and sum(row["holds here"] == "yes" for row in judged) == 14
-    (wrong,) = [row for row in judged if row["holds here"] != "yes"]
+    ordered = ordering_rows(notebook, "smoke", ["gray"], records)
+    assert len(ordered) == 15 and sum(row["holds here"] == "holds" for row in ordered) == 14
+    assert verdict_counts(ordered) == "14 hold, 1 does not hold"
+    (wrong,) = [row for row in ordered if row["holds here"] != "holds"]
     assert wrong["the paper finds"] == "SOS-VAE samples < Dorta et al. samples"
-    assert wrong["paper"] == "75 < 78"
+    assert wrong["paper"] == "75 < 78" and wrong["seeds that agree"] == "0 of 5"
+    assert wrong["difference here"] == "−100 [−100, −100]"
+    assert {row["by thumbnails"] for row in ordered} == {"not run"}
+
+
+def test_one_training_decides_nothing():
+    one = {f"gray-{kind}": [{"seed": 0, "distance_means": 1.0}] for kind in ("beta", "sos")}
+    found = judged(one, "gray", (("sos", "means"), ("beta", "means")), "distance")
+    assert (found.verdict, found.count) == ("undecided", "0 of 1")
 
 
 # ---------------------------------------------------------------------------- tables

@@ -1,6 +1,6 @@
 """The ledger of claims: what the paper says, what was tested, and the verdict that numbers give.
 
-Entries are in claims.yaml, each with a criterion that is older than its numbers. A verdict is never
+Entries are in data/claims.yaml, each with a criterion that is older than its numbers. A verdict is never
 written by hand: it follows from released records by the rules of `sos.analysis.verdicts`.
 """
 
@@ -13,7 +13,7 @@ import yaml
 from sos.analysis import verdicts
 from sos.system import paths
 
-FILE = paths.ROOT / "claims.yaml"
+FILE = paths.DATA / "claims.yaml"
 FIELDS = {"section", "claim", "tested", "criterion", "where"}  # that every entry has
 KINDS = {"less", "above", "below", "between"}  # of tests: an ordering, or a bound of one number
 NOT_TESTABLE = "not testable here"
@@ -41,15 +41,18 @@ class Claim:
     criterion: str
     where: str  # the notebook and its section
     tests: tuple[Test, ...] = ()
-    untested: str | None = None  # why it is not tested
+    untested: str | None = None  # why nothing was measured
+    untestable: str | None = None  # why nothing can be measured on simulated images
     paper: str | None = None  # the paper's own numbers
     notes: str = ""
 
     @property
     def verdict(self) -> str:
         """Return holds, partly, no, undecided, not run or not testable here."""
-        if self.untested:
+        if self.untestable:
             return NOT_TESTABLE
+        if self.untested:
+            return verdicts.NOT_RUN
         return verdicts.joined([test.found.verdict for test in self.tests])
 
 
@@ -99,9 +102,9 @@ def _claim(key: str, entry: dict, records: Records) -> Claim:
     lacking = FIELDS - entry.keys()
     if lacking:
         raise ValueError(f"{key} lacks {', '.join(sorted(lacking))}; every claim has them")
-    if bool(entry.get("tests")) == bool(entry.get("untested")):
-        raise ValueError(f"{key} needs either tests or, with the reason, untested")
-    unknown = entry.keys() - FIELDS - {"tests", "untested", "paper", "notes"}
+    if sum(bool(entry.get(word)) for word in ("tests", "untested", "untestable")) != 1:
+        raise ValueError(f"{key} needs either tests or, with the reason, untested or untestable")
+    unknown = entry.keys() - FIELDS - {"tests", "untested", "untestable", "paper", "notes"}
     if unknown:
         raise ValueError(f"{key} has {', '.join(sorted(unknown))}, which no claim has")
     tests = tuple(_test(key, test, records) for test in entry.get("tests", ()))

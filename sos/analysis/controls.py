@@ -1,14 +1,14 @@
 """What models are compared with: normals and mixtures without a network, and spoilt real images."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from sos import datasets
-from sos.analysis import assessment, density, evaluation, metrics, mixture
+from sos.analysis import assessment, calibration, density, evaluation, metrics, mixture
 from sos.analysis.seeds import released_file
 from sos.config import Data, Evaluation
 from sos.system.devices import generator
@@ -64,6 +64,47 @@ def measure(data: Data, count: int, extractor_name: str) -> dict:
     real = extractor(test)
     for words, images in spoilt(test):
         found[words] = assessment.distance(extractor(images), real, "images")
+    return found
+
+
+def of_ranks(name: str, data: Data, settings: Evaluation, ranks: Sequence[int]) -> dict:
+    """Return {rank: numbers} of probabilistic PCA for the ranks that images allow.
+
+    Exact log-densities of test images with the standard error, χ²/S, coverage of 90 % intervals,
+    the distance of samples, and stored values. They are released under `controls-ranks-<name>`,
+    cached, or measured now.
+    """
+    key, name = ranks_key(data, settings, ranks), f"controls-ranks-{name}"
+    files = released_file(name), evaluation.cached_file(name, key)
+    found = evaluation.load_or_make(key, files, lambda: _of_ranks(data, key, ranks))
+    return {int(rank): numbers for rank, numbers in found.items()}
+
+
+def ranks_key(data: Data, settings: Evaluation, ranks: Sequence[int]) -> dict:
+    """Return what determines the numbers of `of_ranks`."""
+    return cache_key(data, settings) | {"ranks": list(ranks)}
+
+
+def _of_ranks(data: Data, key: dict, ranks: Sequence[int]) -> dict[str, dict[str, float]]:
+    """Measure PPCA of each rank on the images that models are assessed on."""
+    train, test = (torch.from_numpy(datasets.load_split(data, s).images) for s in ("train", "test"))
+    test = test[: key["images"]]
+    x = density.dequantise(train, generator("dequantised training images")).flatten(1).double()
+    y = density.dequantise(test, generator("dequantised test images")).flatten(1).double()
+    extractor, found = evaluation.extractor(key["extractor"]), {}
+    real = extractor(test)
+    for rank in (r for r in ranks if 1 <= r < min(x.shape)):
+        p = density.ppca(x, rank)
+        white = calibration.whiten(p, y[: assessment.CALIBRATED])
+        drawn = p.rsample((len(test),), generator=generator("ppca", rank)).unflatten(
+            -1, test.shape[1:]
+        )
+        found[str(rank)] = (
+            _density(p.log_prob(y), density.stored_values(p))
+            | {"chi_square": calibration.chi_square(p, y).mean().item()}
+            | {"coverage_90": calibration.coverage(white, 0.9).mean().item()}
+            | assessment.distance(extractor(metrics.quantise(drawn.float())), real, "samples")
+        )
     return found
 
 

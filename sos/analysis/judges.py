@@ -76,6 +76,40 @@ def judge(images: Tensor, real: Tensor, features: np.ndarray, others: np.ndarray
     }
 
 
+def real_images(name: str, data: Data, settings: Evaluation) -> dict[str, float]:
+    """Return what all judges say of training images, which a perfect model would reach.
+
+    It is released as `judges-real-<name>`, cached, or measured now.
+    """
+    key = real_key(data, settings)
+    count = key["images"]
+
+    def measure() -> dict[str, float]:
+        train, test = (
+            torch.from_numpy(datasets.load_split(data, split).images[:count])
+            for split in ("train", "test")
+        )
+        features = evaluation.extractor(settings.extractor)(train).numpy()
+        others = features_of_test_images(data, count, settings.extractor)
+        return judge(train, test, features, others)
+
+    name = f"judges-real-{name}"
+    files = paths.DATA / "evaluations" / f"{name}.json", evaluation.cached_file(name, key)
+    return evaluation.load_or_make(key, files, measure)
+
+
+def real_key(data: Data, settings: Evaluation) -> dict[str, str | int]:
+    """Return what determines the numbers of real images."""
+    available = [datasets.count(data, split) for split in ("train", "test")]
+    return {
+        "train": datasets.cache_key(data, "train"),
+        "test": datasets.cache_key(data, "test"),
+        "images": min(settings.images, *available),
+        "extractor": settings.extractor,
+        "judges_version": VERSION,
+    }
+
+
 def features_of_test_images(data: Data, count: int, extractor_name: str) -> np.ndarray:
     """Return the features (count, dim) of the first test images, cached on disk."""
     name = f"{datasets.cache_key(data, 'test')}-{count}-{extractor_name}.npy"

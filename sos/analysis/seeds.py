@@ -7,11 +7,13 @@ every model, "judges", "split" and "editing", of modules with such names.
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from sos import profiles
 from sos.analysis import editing_study, evaluation, judges, split
-from sos.config import Evaluation, Experiment
+from sos.config import Evaluation, Experiment, Profile
 from sos.system import paths
 from sos.training import store
 
@@ -94,6 +96,17 @@ def of_all(
         if numbers is not None:
             found.append({"seed": seed} | numbers)
     return found
+
+
+def records_of(profile: Profile, weights: str) -> Callable[[str, str], list[dict]]:
+    """Return a function of a kind of measurement and a model's name that gives its records."""
+
+    @cache
+    def records(kind: str, name: str) -> list[dict]:
+        experiment = profiles.experiment_named(profile, name)
+        return of_all(experiment, profile.evaluation, weights, kind=kind)
+
+    return records
 
 
 def release(model: store.Model, settings: Evaluation, kind: str = "observation") -> None:

@@ -1,10 +1,15 @@
 """Numbers as files: what each notebook measured, and on what."""
 
+import csv
+import io
 import json
 import math
 import platform
+import statistics
+from collections.abc import Sequence
 from importlib.metadata import version
 
+from sos.analysis import verdicts
 from sos.system import paths
 
 UNITS = {"kl": "nats", "entropy": "nats", "nll": "nats", "variance": "squared intensity"}
@@ -36,6 +41,31 @@ class Results:
             for key, value in numbers.items():
                 self.add(f"{name}.{key}", value, _unit(key))
 
+    def add_spreads(self, records: dict[str, Sequence[dict]]) -> None:
+        """Record means over seeds, {model: a dictionary of numbers for each seed}.
+
+        Beside the number of these weights, if there is one, stand the mean over seeds, the standard
+        deviation, Student's 95 % interval of the mean, and how many seeds there are.
+        """
+        for name, found in ((name, found) for name, found in records.items() if len(found) > 1):
+            for key in (key for key in found[0] if key != "seed"):
+                values = list(verdicts.values_of(found, key).values())
+                mean, low, high = verdicts.interval(values)
+                more = {"mean": mean, "sd": statistics.stdev(values), "low": low, "high": high}
+                if f"{name}.{key}" not in self.content["numbers"]:
+                    self.add(f"{name}.{key}", mean, _unit(key))
+                entry = self.content["numbers"][f"{name}.{key}"]
+                entry |= {word: float(f"{value:.6g}") for word, value in more.items()}
+                entry["seeds"] = len(values)
+
+    def add_comparison(self, name: str, found: verdicts.Comparison) -> None:
+        """Record a mean difference over seeds with its interval, and the verdict on it."""
+        self.add(name, found.mean, "1")
+        entry = self.content["numbers"][name]
+        ends = {"low": found.low, "high": found.high}
+        entry |= {k: float(f"{v:.6g}") for k, v in ends.items() if math.isfinite(v)}
+        entry |= {"seeds": found.seeds, "agree": found.agree, "verdict": found.verdict}
+
     def write(self) -> None:
         """Write figures/<profile>/results/<notebook>.json."""
         text = json.dumps(self.content, indent=1, ensure_ascii=False)
@@ -60,6 +90,27 @@ def load_numbers(notebook: str, profile: str) -> dict[str, float]:
     """Return {name: value} of a notebook's results file, which is empty where it was not run."""
     numbers = load_results(notebook, profile)["numbers"]
     return {name: entry["value"] for name, entry in numbers.items()}
+
+
+COLUMNS = "notebook", "number", "value", "unit", "mean", "sd", "low", "high", "seeds", "commit"
+
+
+def write_csv(profile: str) -> None:
+    """Gather the numbers of all notebooks of a profile in results/results.csv, one in a row."""
+    folder, rows = paths.FIGURES / profile / "results", [COLUMNS]
+    for file in sorted(folder.glob("*.json")):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        for name, entry in content["numbers"].items():
+            more = {
+                "notebook": content["notebook"],
+                "number": name,
+                "commit": content.get("commit"),
+            }
+            found = entry | more
+            rows.append([found.get(column, "") for column in COLUMNS])
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(rows)
+    paths.write_text(folder / "results.csv", stream.getvalue())
 
 
 def benchmark(name: str) -> dict:

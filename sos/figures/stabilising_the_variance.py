@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 from sos.figures.labels import LARGEST_VARIANCE
 from sos.figures.panels import letter
 from sos.figures.style import BLACK, BLUE, GREEN, ORANGE, VERMILLION, WIDTH, styled
+from sos.figures.table_1 import spread
+from sos.figures.tables import number
 from sos.profiles import REMEDIES
 
 WORDS = dict(zip(REMEDIES, ("fixed diagonal", "constraint", "pre-training"), strict=True))
@@ -140,3 +142,37 @@ def entropy_phase_portrait(runs: dict[str, tuple[list[int], np.ndarray, np.ndarr
         axes[1].yaxis.set_major_formatter("{x:,.0f}")
         letter(axes)
     return figure
+
+
+def seed_rows(records: dict[str, list[dict]]) -> list[dict]:
+    """Make rows of the combinations of remedies over seeds, {name: a dictionary for each seed}.
+
+    They have the variance of y given z as a multiple of the images', the trainings that survived,
+    and two judges of samples.
+    """
+    rows = []
+    for name, found in records.items():
+        shares = sorted(r["variance_observation"] / r["variance_data"] for r in found)
+        survived = sum(r["variance_observation"] <= LARGEST_VARIANCE for r in found)
+        rows.append(
+            {
+                "remedies": remedies(name),
+                "variance / data, median": number(float(np.median(shares)), 2),
+                "least to largest": f"{number(shares[0], 2)} to {number(shares[-1], 2)}",
+                "survived": f"{survived} of {len(found)}",
+                "FD of samples": spread(found, "distance_samples"),
+                "thumbnails (gray levels)": spread(found, "thumbnails_samples", 0),
+            }
+        )
+    return rows
+
+
+def judges_of_explosions(records: dict[str, list[dict]], judge: str) -> tuple[int, int]:
+    """Count the pairs of an exploded and a tame training that a judge of samples gets right.
+
+    Right is a smaller number for the tame one. Returns the count, and how many pairs there are.
+    """
+    every = [r for found in records.values() for r in found if judge in r]
+    tame = [r[judge] for r in every if r["variance_observation"] <= LARGEST_VARIANCE]
+    wild = [r[judge] for r in every if r["variance_observation"] > LARGEST_VARIANCE]
+    return sum(a < b for a in tame for b in wild), len(tame) * len(wild)

@@ -88,6 +88,11 @@ NOTEBOOKS = (
         "held-out pixels, edits against the true picture, lesions: what editing is worth",
         tuple(name for name in EPSILON_MODELS if "-gray-" not in name),
     ),
+    Notebook(
+        "11_claims",
+        "all",
+        "every claim of the paper with its verdict over seeds, and a report",
+    ),
 )
 
 

@@ -113,7 +113,7 @@ def choose_changes(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
         if model not in known:
             parser.error(f"--set {word}: there is no model {model!r}; there are\n  "
                          + "\n  ".join(known))  # fmt: skip
-        changes.setdefault(model, {})[setting] = value_of(value)
+        changes.setdefault(model, {})[setting] = profiles.value_of(value)
     try:
         for model, fields in changes.items():
             profiles.changed(known[model], fields)
@@ -125,19 +125,6 @@ def choose_changes(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
     shown = {name for notebook in chosen_notebooks(args) for name in notebook.experiments}
     if unseen := changes.keys() - shown:
         parser.error(f"no notebook that is run shows {', '.join(unseen)}: choose others by --only")
-
-
-def value_of(word: str) -> int | float | bool | str | None:
-    """Read a value as it is typed: a number, true, false, none, or a word."""
-    plain = {"true": True, "false": False, "none": None}
-    if word.lower() in plain:
-        return plain[word.lower()]
-    for kind in (int, float):
-        try:
-            return kind(word)
-        except ValueError:
-            pass
-    return word
 
 
 def numbered(word: str, parser: argparse.ArgumentParser) -> str:

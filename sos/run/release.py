@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from sos import profiles
-from sos.analysis import controls, editing_study, evaluation
+from sos.analysis import controls, editing_study, evaluation, judges
 from sos.analysis.seeds import released_file
 from sos.figures.labels import LABELS
 from sos.run.catalogue import NOTEBOOKS
@@ -40,6 +40,10 @@ def main() -> None:
     for name in evaluation.REFERENCES:
         key = evaluation.reference_key(name, model, profile.evaluation)
         release(name, key, evaluation.reference_file(name, model))
+    for data, model in {"faces": "faces-sos", "brains": "brains-sos", "gray": "gray-sos"}.items():
+        name, settings = f"judges-real-{data}", profile.evaluation
+        key = judges.real_key(profile.experiments[model].data, settings)
+        release(name, key, released_file(name))
     for data in LABELS:
         name, experiment = f"controls-{data}", profile.experiments[f"epsilon-{data}-learnt"]
         key = controls.cache_key(experiment.data, profile.evaluation)

@@ -171,6 +171,9 @@ def work(args: argparse.Namespace) -> int:
     with closing(WholeRun(estimate, experiments, notebooks)) as whole:
         found = list(results(args, notebooks, experiments, whole))
     rows = sorted(found, key=lambda row: row[0].name)
+    from sos.figures.results import write_csv  # the options' listing needs no packages
+
+    write_csv(args.profile)
     print_summary(rows, args)
     if args.set:
         from sos.run.compare import print_comparison
@@ -299,7 +302,9 @@ def cache_key(notebook: Notebook, args: argparse.Namespace, experiments: list) -
     cells = json.loads(notebook.source.read_text(encoding="utf-8"))["cells"]
     parts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     files = [f for f in sorted(paths.PACKAGE.rglob("*.*")) if f.suffix in SOURCES]
-    files += sorted((paths.ROOT / "benchmarks").glob("*.json"))  # which tables show
+    files += sorted((paths.ROOT / "benchmarks").glob("*.json"))  # which tables show, as they do
+    files += sorted((paths.DATA / "evaluations").glob("*.json"))  # records, by the ledger
+    files += [paths.DATA / "claims.yaml"]
     parts += [file.read_text(encoding="utf-8") for file in files]
     parts.append(json.dumps(parameters(args)))
     for experiment in experiments:

@@ -18,6 +18,7 @@ from sos.config import Experiment
 from sos.models.networks import fixed_variance, learns_noise
 from sos.models.vae import VAE
 from sos.system import devices, distributed, paths
+from sos.system.version import commit
 from sos.training import loop, watch
 from sos.training.pretraining import Pretraining
 from sos.training.state import checkpoint_step
@@ -226,7 +227,9 @@ def provenance(models: dict[str, Model]) -> dict:
     weights = {name: model.meta["weights_sha256"] for name, model in models.items()}
     data = {name: model.experiment.data for name, model in models.items()}
     read = {name: d.name for name, d in data.items() if d.folder}
-    return {**machine(), "weights": weights} | ({"images": read} if read else {})
+    seeds = {name: model.experiment.training.seed for name, model in models.items()}
+    origin = {"commit": commit(), "weights": weights, "seeds": seeds}
+    return machine() | origin | ({"images": read} if read else {})
 
 
 def machine() -> dict[str, str | int]:
