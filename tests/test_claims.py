@@ -53,13 +53,17 @@ LOW, HIGH = of_seeds(x=[1.0, 1.1, 1.2], y=[2.0, 2.0, 2.0]), of_seeds(x=[3.0, 3.1
     ('{number: "judges:a.x", above: 0.5}', "holds"),
     ('{number: "judges:a.x", below: 0.5}', "no"),
     ('{number: "judges:a.x", above: 1.05}', "undecided"),
+    ('{number: "judges:c.x", above: 1}', "undecided"),
+    ('{number: "judges:c.x", above: 1, scale: log}', "holds"),
+    ('{less: ["judges:a.x", "judges:c.x"], scale: log}', "holds"),
     ('{number: "judges:a.x / y", between: [0.5, 0.7]}', "undecided"),
     ('{number: "judges:a.x / y", between: [0.3, 0.8]}', "holds"),
     ('{number: "judges:a.x", between: [2, 3]}', "no"),
     ('{number: "judges:a.x", above: 0.5}, {number: "judges:a.x", below: 0.5}', "partly"),
 ])  # fmt: skip
 def test_verdicts_follow_from_the_numbers(tests, verdict, ledger):
-    assert ledger(tests, {"judges:a": LOW, "judges:b": HIGH}).verdict == verdict
+    wide = of_seeds(x=[8.0, 10.0, 30.0])  # by factors
+    assert ledger(tests, {"judges:a": LOW, "judges:b": HIGH, "judges:c": wide}).verdict == verdict
 
 
 def test_a_test_tells_its_numbers(ledger):
@@ -83,6 +87,7 @@ def test_without_numbers_there_is_a_reason(tmp_path):
     ('{more: ["judges:a.x", "judges:b.x"]}', "is no test; expected one of above, below, between"),
     ('{number: "judges:a.x"}', "is no test"),
     ('{number: "judges:a.x", above: 1, below: 2}', "is no test"),
+    ('{number: "judges:a.x", above: 1, scale: square}', "is no test"),
     ('{number: "a.x", above: 1}', "is no quantity; expected kind:model.number"),
     ("", "needs either tests or"),
 ])  # fmt: skip

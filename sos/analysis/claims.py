@@ -1,9 +1,10 @@
 """The ledger of claims: what the paper says, what was tested, and the verdict that numbers give.
 
-Entries are in data/claims.yaml, each with a criterion that is older than its numbers. A verdict is never
-written by hand: it follows from released records by the rules of `sos.analysis.verdicts`.
+Entries are in data/claims.yaml, each with its criterion. A verdict is never written by hand: it
+follows from released records by the rules of `sos.analysis.verdicts`.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from sos.system import paths
 FILE = paths.DATA / "claims.yaml"
 FIELDS = {"section", "claim", "tested", "criterion", "where"}  # that every entry has
 KINDS = {"less", "above", "below", "between"}  # of tests: an ordering, or a bound of one number
+SCALES = {"linear": float, "log": math.log}
 NOT_TESTABLE = "not testable here"
 
 Records = Callable[[str, str], Sequence[dict]]  # (kind of measurement, model) → one for each seed
@@ -112,30 +114,34 @@ def _claim(key: str, entry: dict, records: Records) -> Claim:
 
 
 def _test(key: str, test: dict, records: Records) -> Test:
-    """Do one test: {less: [a, b]}, or {number: a, above: x}, below: x, or between: [x, y]."""
-    kinds = KINDS & test.keys()
-    if len(kinds) != 1 or test.keys() - kinds != (set() if kinds == {"less"} else {"number"}):
+    """Do one test: {less: [a, b]}, or {number: a, above: x}, below: x, or between: [x, y].
+
+    With `scale: log`, for what differs by factors, differences are those of logarithms.
+    """
+    kinds, scale = KINDS & test.keys(), test.get("scale", "linear")
+    rest = test.keys() - kinds - {"scale"}
+    of_one = rest == (set() if kinds == {"less"} else {"number"})
+    if len(kinds) != 1 or not of_one or scale not in SCALES:
         raise ValueError(f"{key}: {test} is no test; expected one of {', '.join(sorted(KINDS))}")
     (kind,) = kinds
     if kind == "less":
         quantities = [Quantity.read(text) for text in test["less"]]
         a, b = (quantity.values(records) for quantity in quantities)
-        differences = [b[seed] - a[seed] for seed in sorted(a.keys() & b.keys())]
+        seeds = sorted(a.keys() & b.keys())
+        differences = [SCALES[scale](b[seed]) - SCALES[scale](a[seed]) for seed in seeds]
         words = " < ".join(quantity.words for quantity in quantities)
         return Test(words, verdicts.above_zero(differences), _numbers(quantities, (a, b)))
     quantity, bound = Quantity.read(test["number"]), test[kind]
     values = quantity.values(records)
-    if kind == "above":
-        margins = [value - bound for value in values.values()]
-    elif kind == "below":
-        margins = [bound - value for value in values.values()]
-    else:
+    if kind == "between":
         low, high = bound
         return Test(
             f"{quantity.words} between {low:g} and {high:g}",
             within(list(values.values()), low, high),
             _numbers([quantity], [values]),
         )
+    above = [SCALES[scale](value) - SCALES[scale](bound) for value in values.values()]
+    margins = above if kind == "above" else [-margin for margin in above]
     words = f"{quantity.words} {kind} {bound:g}"
     return Test(words, verdicts.above_zero(margins), _numbers([quantity], [values]))
 

@@ -12,7 +12,7 @@ from sos.analysis.claims import NOT_TESTABLE, Claim, Test
 from sos.figures.labels import KIND, LABELS, PAPER_DATA, PAPER_TABLE_1
 from sos.figures.panels import letter
 from sos.figures.style import BLACK, BLUE, VERMILLION, WIDTH, styled
-from sos.figures.table_1 import Records, orderings
+from sos.figures.table_1 import Records, judged, orderings
 from sos.figures.tables import markdown_table, number
 
 ORDER = verdicts.HOLDS, "partly", verdicts.NO, verdicts.UNDECIDED, verdicts.NOT_RUN, NOT_TESTABLE
@@ -71,9 +71,10 @@ def page(claims: Sequence[Claim], notebooks: str = "notebooks/") -> str:
         row["measured in"] = f"[{claim.where[:2]}]({notebooks}{claim.where})"
     parts = [
         "# Claims of the paper, and what became of them\n",
-        "This page is written by `python -m sos.run.claims` from `data/claims.yaml` and the released "
-        "records in `data/evaluations/`; a test fails where they disagree. Criteria are older than "
-        "the numbers. All images are simulated, so that what is about the paper's data is a "
+        "This page is written by `python -m sos.run.claims` from `data/claims.yaml` and the "
+        "released records in `data/evaluations/`; a test fails where they disagree. Criteria were "
+        "committed before the seeds were measured, except where a note says otherwise. "
+        "All images are simulated, so that what is about the paper's data is a "
         "replication on other data. Numbers are means ± standard deviations over seeds. A "
         "comparison holds where the 95 % interval of its mean over seeds, paired by seed, excludes "
         "zero; otherwise it is undecided, and so is everything that rests on fewer than three "
@@ -132,13 +133,16 @@ def _draw_orderings(ax: Axes, data: str, pairs: Sequence, records: Records, judg
         a = verdicts.values_of(records.get(f"{data}-{one}", ()), f"{judge}_{first}")
         b = verdicts.values_of(records.get(f"{data}-{other}", ()), f"{judge}_{second}")
         shares = [relative(a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())]
-        found = verdicts.above_zero(shares)
+        found, verdict = (
+            verdicts.above_zero(shares),
+            judged(records, data, pairs[place], judge).verdict,
+        )
         if found.seeds:
-            colour = COLOURS[found.verdict]
+            colour = COLOURS[verdict]
             ends = [found.low, found.high] if found.seeds > 1 else [found.mean] * 2
             ax.plot(ends, [place, place], color=colour, lw=1.6, solid_capstyle="butt")
             ax.plot(shares, [place] * len(shares), "|", color=colour, ms=4, alpha=0.6)
-            ax.plot(found.mean, place, MARKS[found.verdict], color=colour, ms=4.5)
+            ax.plot(found.mean, place, MARKS[verdict], color=colour, ms=4.5)
         published = [PAPER_TABLE_1[PAPER_DATA[data], KIND[k], w] for k, w in pairs[place]]
         ax.plot(relative(*published), place, "o", mfc="none", mec=BLACK, ms=5, mew=0.8)
     ax.axvline(0, color=BLACK, lw=0.7)

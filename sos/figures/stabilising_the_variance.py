@@ -176,3 +176,21 @@ def judges_of_explosions(records: dict[str, list[dict]], judge: str) -> tuple[in
     tame = [r[judge] for r in every if r["variance_observation"] <= LARGEST_VARIANCE]
     wild = [r[judge] for r in every if r["variance_observation"] > LARGEST_VARIANCE]
     return sum(a < b for a in tame for b in wild), len(tame) * len(wild)
+
+
+def target_rows(records: dict[float, list[dict]]) -> list[dict]:
+    """Make rows of entropy targets that are wrong by factors, {factor: a dictionary per seed}."""
+    rows = []
+    for factor, found in records.items():
+        shares = [{"share": r["variance_observation"] / r["variance_data"]} | r for r in found]
+        rows.append(
+            {
+                "target, of the rule's": f"{factor:g}",
+                "seeds": str(len(found)),
+                "variance / data": spread(shares, "share", 2),
+                "rank entropy, test (nats)": spread(found, "test_rank_entropy_nats"),
+                "FD of samples": spread(found, "distance_samples"),
+                "thumbnails (gray levels)": spread(found, "thumbnails_samples", 1),
+            }
+        )
+    return rows
