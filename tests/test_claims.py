@@ -89,7 +89,7 @@ def test_without_numbers_there_is_a_reason(tmp_path):
     ('{number: "judges:a.x", above: 1, below: 2}', "is no test"),
     ('{number: "judges:a.x", above: 1, scale: square}', "is no test"),
     ('{number: "a.x", above: 1}', "is no quantity; expected kind:model.number"),
-    ("", "needs either tests or"),
+    ("", "needs one of tests, exact"),
 ])  # fmt: skip
 def test_entries_that_cannot_be_judged_are_refused(tests, message, ledger):
     with pytest.raises(ValueError, match=message):
@@ -111,6 +111,9 @@ def test_entries_of_the_ledger_name_what_there_is():
             quantity = claims.Quantity.read(text)
             assert quantity.kind in seeds.MEASUREMENTS, key
             assert profiles.experiment_named(PROFILE, quantity.model), key
+        if "exact" in entry:
+            file, _, name = entry["exact"].partition("::")
+            assert f"def {name}(" in (paths.ROOT / file).read_text(encoding="utf-8"), key
         notebook, _, anchor = entry["where"].partition("#")
         text = (paths.NOTEBOOKS / notebook).read_text(encoding="utf-8")
         headings = {h.replace(" ", "-") for h in re.findall(r'"#+ (.*?)(?:\\n)?"', text)}

@@ -18,6 +18,7 @@ FILE = paths.DATA / "claims.yaml"
 FIELDS = {"section", "claim", "tested", "criterion", "where"}  # that every entry has
 KINDS = {"less", "above", "below", "between"}  # of tests: an ordering, or a bound of one number
 SCALES = {"linear": float, "log": math.log}
+WAYS = "tests", "exact", "untested", "untestable"  # of which an entry has one
 NOT_TESTABLE = "not testable here"
 
 Records = Callable[[str, str], Sequence[dict]]  # (kind of measurement, model) → one for each seed
@@ -43,6 +44,7 @@ class Claim:
     criterion: str
     where: str  # the notebook and its section
     tests: tuple[Test, ...] = ()
+    exact: str | None = None  # the test in tests/ that shows it, where nothing is to be measured
     untested: str | None = None  # why nothing was measured
     untestable: str | None = None  # why nothing can be measured on simulated images
     paper: str | None = None  # the paper's own numbers
@@ -55,6 +57,8 @@ class Claim:
             return NOT_TESTABLE
         if self.untested:
             return verdicts.NOT_RUN
+        if self.exact:
+            return verdicts.HOLDS
         return verdicts.joined([test.found.verdict for test in self.tests])
 
 
@@ -104,9 +108,9 @@ def _claim(key: str, entry: dict, records: Records) -> Claim:
     lacking = FIELDS - entry.keys()
     if lacking:
         raise ValueError(f"{key} lacks {', '.join(sorted(lacking))}; every claim has them")
-    if sum(bool(entry.get(word)) for word in ("tests", "untested", "untestable")) != 1:
-        raise ValueError(f"{key} needs either tests or, with the reason, untested or untestable")
-    unknown = entry.keys() - FIELDS - {"tests", "untested", "untestable", "paper", "notes"}
+    if sum(bool(entry.get(word)) for word in WAYS) != 1:
+        raise ValueError(f"{key} needs one of {', '.join(WAYS)}")
+    unknown = entry.keys() - FIELDS - {*WAYS, "paper", "notes"}
     if unknown:
         raise ValueError(f"{key} has {', '.join(sorted(unknown))}, which no claim has")
     tests = tuple(_test(key, test, records) for test in entry.get("tests", ()))

@@ -4,6 +4,7 @@ The numbers are single ones for each image, in the order of the test split, so t
 compared image by image and with intervals.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -191,3 +192,21 @@ def controls(data: Data, settings: Evaluation) -> dict:
     if data.name == "brains":
         result["anomalies"] = {word: anomalies.measure(lambda _: p, data, images)}
     return result
+
+
+def means(record: dict, path: tuple[str, ...] = ()) -> dict[str, float]:
+    """Return the means over images of a record, {path, joined by commas: mean}.
+
+    A path is that of the nested record, such as "edits, as trained, covariance, skin tone, 10,
+    error". Images without a number are left out.
+    """
+    found: dict[str, float] = {}
+    for name, value in record.items():
+        here = (*path, name)
+        if isinstance(value, dict):
+            found |= means(value, here)
+        elif isinstance(value, list):
+            each = np.array(value, dtype=float)
+            if np.isfinite(each).any():
+                found[", ".join(here)] = float(np.nanmean(each))
+    return found

@@ -104,7 +104,10 @@ def records_of(profile: Profile, weights: str) -> Callable[[str, str], list[dict
     @cache
     def records(kind: str, name: str) -> list[dict]:
         experiment = profiles.experiment_named(profile, name)
-        return of_all(experiment, profile.evaluation, weights, kind=kind)
+        found = of_all(experiment, profile.evaluation, weights, kind=kind)
+        if kind == "editing":  # has a number for each image
+            return [{"seed": one["seed"]} | editing_study.means(one) for one in found]
+        return found
 
     return records
 

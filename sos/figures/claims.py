@@ -43,7 +43,8 @@ def claim_rows(claims: Sequence[Claim]) -> list[dict]:
             "§": claim.section,
             "claim of the paper": claim.claim,
             "verdict": claim.verdict,
-            "comparisons": verdicts.counted([t.found.verdict for t in claim.tests]) or "–",
+            "comparisons": verdicts.counted([t.found.verdict for t in claim.tests])
+            or ("exact" if claim.exact else "–"),
             "measured in": f"[{claim.where[:2]}]({claim.where})",
         }
         for claim in claims
@@ -90,6 +91,8 @@ def page(claims: Sequence[Claim], notebooks: str = "notebooks/") -> str:
         )
         parts.append(f"*Tested:* {claim.tested}{paper}\n")
         parts.append(f"*Criterion:* {claim.criterion}\n")
+        if claim.exact:
+            parts.append(f"*Shown by:* `{claim.exact}`, which every run of the tests repeats.\n")
         if reason := claim.untested or claim.untestable:
             parts.append(f"*Not tested:* {reason}\n")
         if claim.notes:
