@@ -391,7 +391,7 @@ def profile(name: str = "demo", images: dict | None = None) -> Profile:
     chosen, read = PROFILES[base], {}
     if word:
         changes = json.loads(definition(name).read_text(encoding="utf-8"))
-        made = {key: changed(chosen.experiments[key], fields) for key, fields in changes.items()}
+        made = {key: changed(chosen.experiments[key], mine) for key, mine in changes.items()}
         chosen = replace(chosen, name=name, experiments=chosen.experiments | made)
     if faces or celeba:
         kind, place = ("folder", faces) if faces else ("celeba", celeba)
@@ -420,14 +420,19 @@ def definition(name: str) -> Path:
 def define(base: str, word: str, changes: dict[str, dict[str, typing.Any]]) -> str:
     """Make a profile of another one and changes of its models; return its name, <base>.<word>.
 
-    Raises ValueError where there is one of this name with other changes.
+    Raises ValueError for changes that cannot be made, and where there are results of this name
+    with other changes.
     """
+    for model, mine in changes.items():
+        changed(PROFILES[base].experiments[model], mine)
     name, text = f"{base}.{word}", json.dumps(changes, indent=1, sort_keys=True) + "\n"
     file = definition(name)
-    if file.exists() and file.read_text(encoding="utf-8") != text:
+    results = [place / name for place in (paths.FIGURES, paths.EXECUTED)]
+    used = [str(place) for place in results if place.exists()]
+    if used and file.exists() and file.read_text(encoding="utf-8") != text:
         raise ValueError(
-            f"{name} has other changes: {json.loads(file.read_text())}; choose another name, or "
-            f"delete {file} to use it anew"
+            f"{name} has results of other changes, {json.loads(file.read_text())}: choose another "
+            f"name, or remove {' and '.join(used)}"
         )
     paths.write_text(file, text)
     return name

@@ -181,9 +181,14 @@ def test_a_changed_profile_has_its_own_name_and_keeps_its_changes(home, capsys):
     found = profiles.profile("smoke.small").experiments
     assert found["faces-sos"].network.rank == 3 and found["faces-sos"].objective.kl_target is None
     assert found | {"faces-sos": None} == SMOKE.experiments | {"faces-sos": None}
+    other = ["--profile", "smoke", "--set", "faces-sos.rank=4", "--name", "small"]
+    options.arguments(other)  # nothing was made yet
+    options.arguments([*words, "--name", "small"])
+    (paths.FIGURES / "smoke.small").mkdir(parents=True)
     with pytest.raises(SystemExit):
-        options.arguments(["--profile", "smoke", "--set", "faces-sos.rank=4", "--name", "small"])
-    assert "smoke.small has other changes" in capsys.readouterr().err
+        options.arguments(other)
+    assert "smoke.small has results of other changes" in capsys.readouterr().err
+    assert profiles.profile("smoke.small").experiments["faces-sos"].network.rank == 3
     with pytest.raises(ValueError, match="expected one of smoke"):
         profiles.profile("smoke.other")
 

@@ -17,6 +17,7 @@ from sos.config import Evaluation, Experiment, Profile
 from sos.system import paths
 from sos.training import store
 
+SECONDS = "training_seconds"  # in a record, beside what was measured
 EVALUATIONS = paths.DATA / "evaluations"
 
 
@@ -59,23 +60,26 @@ def recorded(
 def _measured_here(
     experiment: Experiment, settings: Evaluation, kind: str, weights: str
 ) -> dict | None:
-    """Return what was measured here of a model, or None."""
+    """Return what was measured here of a model, with its seconds of training, or None."""
     folder = store.find(experiment, weights)
     if folder is None:
         return None
-    made = MEASUREMENTS[kind]
-    key = made.cache_key(store.load(experiment, folder), settings)
-    return evaluation.measured(key, [evaluation.cached_file(made.prefix + experiment.name, key)])
+    made, model = MEASUREMENTS[kind], store.load(experiment, folder)
+    key = made.cache_key(model, settings)
+    file = evaluation.cached_file(made.prefix + experiment.name, key)
+    found = evaluation.measured(key, [file])
+    return found and found | {SECONDS: model.meta["seconds"]}
 
 
 def released(
     experiment: Experiment, settings: Evaluation, kind: str = "observation"
 ) -> dict | None:
-    """Return what is released of a training."""
+    """Return what is released of a training, with its seconds."""
     file = released_file(MEASUREMENTS[kind].prefix + experiment.name)
     entries = json.loads(file.read_text()) if file.exists() else {}
     entry = entries.get(store.cache_key(experiment))
-    return entry and entry["numbers"]
+    more = {SECONDS: entry[SECONDS]} if entry and SECONDS in entry else {}
+    return entry and entry["numbers"] | more
 
 
 def of_all(
@@ -122,7 +126,7 @@ def release(model: store.Model, settings: Evaluation, kind: str = "observation")
     if not measured.exists():  # killed before
         return
     content = json.loads(measured.read_text())
-    content["seed"], content["training_seconds"] = experiment.training.seed, model.meta["seconds"]
+    content["seed"], content[SECONDS] = experiment.training.seed, model.meta["seconds"]
     entries[store.cache_key(experiment)] = content
     ordered = dict(sorted(entries.items(), key=lambda item: item[1]["seed"]))
     indent = 1 if kind == "observation" else None  # lists of one number for each image

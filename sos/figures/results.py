@@ -48,7 +48,7 @@ class Results:
         deviation, Student's 95 % interval of the mean, and how many seeds there are.
         """
         for name, found in ((name, found) for name, found in records.items() if len(found) > 1):
-            for key in (key for key in found[0] if key != "seed"):
+            for key in (k for k in found[0] if k not in ("seed", "training_seconds")):
                 values = list(verdicts.values_of(found, key).values())
                 mean, low, high = verdicts.interval(values)
                 more = {"mean": mean, "sd": statistics.stdev(values), "low": low, "high": high}

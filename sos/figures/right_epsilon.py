@@ -55,7 +55,11 @@ def means(records: Records) -> dict[str, float]:
     """Return the mean over seeds of each number, and its least and largest value."""
     result = {"seeds": len(records)} if records else {}
     first = records[0] if records else {}
-    for name in (n for n, value in first.items() if np.isscalar(value) and n != "seed"):
+    for name in (
+        n
+        for n, value in first.items()
+        if np.isscalar(value) and n not in ("seed", "training_seconds")
+    ):
         found = values(records, name)
         result |= {name: found.mean(), f"{name}_least": found.min(), f"{name}_most": found.max()}
     return result

@@ -67,7 +67,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     check_study(args, parser)
     if args.set or args.name:
         choose_changes(args, parser)
-    args.weights = args.weights or ("released" if args.set else "train")
+    args.weights = args.weights or ("released" if args.set and not args.fresh else "train")
     choose_data(args, parser)
     if args.fresh and args.weights == "released":
         parser.error("--fresh trains again and --weights released does not train: choose one")
@@ -114,17 +114,15 @@ def choose_changes(args: argparse.Namespace, parser: argparse.ArgumentParser) ->
             parser.error(f"--set {word}: there is no model {model!r}; there are\n  "
                          + "\n  ".join(known))  # fmt: skip
         changes.setdefault(model, {})[setting] = profiles.value_of(value)
-    try:
-        for model, fields in changes.items():
-            profiles.changed(known[model], fields)
-        args.profile = profiles.define(args.profile, args.name, changes)
-    except ValueError as error:
-        parser.error(f"--set: {error}")
     if not args.only:
         args.only = [n.name[:2] for n in NOTEBOOKS if changes.keys() & set(n.experiments)]
     shown = {name for notebook in chosen_notebooks(args) for name in notebook.experiments}
     if unseen := changes.keys() - shown:
         parser.error(f"no notebook that is run shows {', '.join(unseen)}: choose others by --only")
+    try:
+        args.profile = profiles.define(args.profile, args.name, changes)
+    except ValueError as error:
+        parser.error(f"--set: {error}")
 
 
 def numbered(word: str, parser: argparse.ArgumentParser) -> str:

@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"study {args.study}: {study.asks}")
     print(f"{len(every)} trainings, of which {len(every) - len(left)} are measured")
     if left and args.profile != "smoke":
-        print(f"about {needed(left)} on this machine as it is now")
+        print(needed(left))
     if args.dry_run:
         return 0
     failed = False
@@ -59,14 +59,18 @@ def by_seed(trainings: Iterable[Experiment]) -> Iterator[list[Experiment]]:
 
 
 def needed(left: list[Experiment]) -> str:
-    """Estimate in words how long the trainings take, from timings of those of one seed."""
+    """Say how long the trainings take, estimated from timings of those of one seed."""
     from sos.run import plan
     from sos.training import store
 
     sample = max(by_seed(left), key=len)
     untrained = [e for e in sample if store.find(e) is None]
+    if not untrained:
+        return "all of them are trained, and have to be measured"
     seconds = plan.estimate(sample, untrained, 0.0).total
-    return "unknown time" if seconds is None else plan.clock(seconds * len(left) / len(sample))
+    if seconds is None:
+        return "how long that takes on this device is not known"
+    return f"about {plan.clock(seconds * len(left) / len(sample))} on this machine as it is now"
 
 
 def perform(
