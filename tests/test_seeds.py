@@ -69,7 +69,7 @@ def test_what_was_measured_here_counts_unless_the_release_is_asked_for(
 def test_released_numbers_belong_to_the_settings(file):
     """Every entry is of a seed of today's experiment, and no seed is there twice."""
     entries = json.loads(file.read_text())
-    experiment = PROFILE.experiments[file.stem]
+    experiment = profiles.experiment_named(PROFILE, file.stem)
     found = [entry["seed"] for entry in entries.values()]
     assert found == sorted(set(found))
     for key, entry in entries.items():

@@ -48,6 +48,10 @@ def main() -> None:
         name, experiment = f"controls-{data}", profile.experiments[f"epsilon-{data}-learnt"]
         key = controls.cache_key(experiment.data, profile.evaluation)
         release(name, key, released_file(name))
+        if experiment.name in profiles.STUDIES["rank"].models:
+            ranks = profiles.STUDIES["rank"].changes["rank"]
+            key = controls.ranks_key(experiment.data, profile.evaluation, ranks)
+            release(f"controls-ranks-{data}", key, released_file(f"controls-ranks-{data}"))
         key = editing_study.data_key(experiment.data, profile.evaluation)
         release(f"editing-{name}", key, released_file(f"editing-{name}"))
 
