@@ -6,7 +6,7 @@ follows from released records by the rules of `sos.analysis.verdicts`.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -69,7 +69,7 @@ class Quantity:
     kind: str
     model: str
     name: str
-    divisor: str | None = field(default=None)
+    divisor: str | None = None
 
     @classmethod
     def read(cls, text: str) -> "Quantity":
@@ -131,8 +131,7 @@ def _test(key: str, test: dict, records: Records) -> Test:
     if kind == "less":
         quantities = [Quantity.read(text) for text in test["less"]]
         a, b = (quantity.values(records) for quantity in quantities)
-        seeds = sorted(a.keys() & b.keys())
-        differences = [SCALES[scale](b[seed]) - SCALES[scale](a[seed]) for seed in seeds]
+        differences = [SCALES[scale](y) - SCALES[scale](x) for x, y in verdicts.paired(a, b)]
         words = " < ".join(quantity.words for quantity in quantities)
         return Test(words, verdicts.above_zero(differences), _numbers(quantities, (a, b)))
     quantity, bound = Quantity.read(test["number"]), test[kind]

@@ -45,12 +45,7 @@ def cache_key(data: Data, settings: Evaluation) -> dict[str, str | int]:
 
 def measure(data: Data, count: int, extractor_name: str) -> dict:
     """Measure {control: {measurement: number}} on the first `count` test images."""
-    train, test = (torch.from_numpy(datasets.load_split(data, s).images) for s in ("train", "test"))
-    test = test[:count]
-    stream = generator("dequantised training images")
-    x = density.dequantise(train, stream).flatten(1).double()
-    # The very images that models are assessed on.
-    y = density.dequantise(test, generator("dequantised test images")).flatten(1).double()
+    test, x, y = _images(data, count)
     found = {}
     for rank in (r for r in RANKS if r < min(x.shape)):
         p = density.ppca(x, rank)
@@ -87,10 +82,7 @@ def ranks_key(data: Data, settings: Evaluation, ranks: Sequence[int]) -> dict:
 
 def _of_ranks(data: Data, key: dict, ranks: Sequence[int]) -> dict[str, dict[str, float]]:
     """Measure PPCA of each rank on the images that models are assessed on."""
-    train, test = (torch.from_numpy(datasets.load_split(data, s).images) for s in ("train", "test"))
-    test = test[: key["images"]]
-    x = density.dequantise(train, generator("dequantised training images")).flatten(1).double()
-    y = density.dequantise(test, generator("dequantised test images")).flatten(1).double()
+    test, x, y = _images(data, key["images"])
     extractor, found = evaluation.extractor(key["extractor"]), {}
     real = extractor(test)
     for rank in (r for r in ranks if 1 <= r < min(x.shape)):
@@ -106,6 +98,16 @@ def _of_ranks(data: Data, key: dict, ranks: Sequence[int]) -> dict[str, dict[str
             | assessment.distance(extractor(metrics.quantise(drawn.float())), real, "samples")
         )
     return found
+
+
+def _images(data: Data, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return test images, uint8, and training and test images dequantised and flat, float64."""
+    train, test = (torch.from_numpy(datasets.load_split(data, s).images) for s in ("train", "test"))
+    test = test[:count]
+    x = density.dequantise(train, generator("dequantised training images")).flatten(1).double()
+    # The very images that models are assessed on.
+    y = density.dequantise(test, generator("dequantised test images")).flatten(1).double()
+    return test, x, y
 
 
 def _density(nats: Tensor, stored: int) -> dict[str, float]:

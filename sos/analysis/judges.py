@@ -18,7 +18,6 @@ from sos.training.store import Model
 VERSION = 1  # bump when the same model no longer gives the same numbers
 BLOCK = 250  # images, at least, in a block of the kernel distance
 NEIGHBOURS = 3  # k of the neighbourhoods of precision and recall, as in Kynkäänniemi et al. (2019)
-KINDS = tuple(evaluation.IMAGES)
 
 
 def cache_key(model: Model, settings: Evaluation) -> dict[str, str | int]:

@@ -174,12 +174,14 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     _check_same_dim(a, b)
     overlap = _covariance_factor(a, "a").T @ _covariance_factor(b, "b")
     cross = float(torch.linalg.svdvals(overlap).sum()) if overlap.numel() else 0.0
+    return _distance(a, b, cross)
+
+
+def _distance(a: FeatureStatistics, b: FeatureStatistics, cross: float) -> float:
+    """Return the Fréchet distance, given the trace of (A^½ B A^½)^½."""
     traces = float(np.trace(a.covariance) + np.trace(b.covariance))
     squared_shift = float(np.sum((a.mean - b.mean) ** 2))
     return max(0.0, squared_shift + traces - 2 * cross)  # rounding may give less than 0 when a = b
-
-
-# ------------------------------------------------------------------------------ kernel distance
 
 
 def frechet_distance_and_error(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
@@ -193,7 +195,7 @@ def frechet_distance_and_error(a: np.ndarray, b: np.ndarray) -> tuple[float, flo
     """
     a, b = _features(a, "a"), _features(b, "b")
     both = FeatureStatistics.of(a), FeatureStatistics.of(b)
-    distance = frechet_distance(*both)
+    _check_same_dim(*both)
     factors = [_covariance_factor(statistics, "a, b") for statistics in both]
     left, values, right = torch.linalg.svd(factors[0].T @ factors[1], full_matrices=False)
     shift, variance = both[0].mean - both[1].mean, 0.0
@@ -205,7 +207,7 @@ def frechet_distance_and_error(a: np.ndarray, b: np.ndarray) -> tuple[float, flo
         pulled = ((directions.T @ whitened).square() * values[:, None]).sum(0)
         influence = 2 * centred @ torch.from_numpy(away) + centred.square().sum(1) - pulled
         variance += influence.var().item() / len(x)
-    return distance, variance**0.5
+    return _distance(*both, values.sum().item()), variance**0.5
 
 
 def precision_and_recall(a: np.ndarray, b: np.ndarray, neighbours: int = 3) -> tuple[float, float]:
@@ -249,6 +251,9 @@ def thumbnail_distance(a: Tensor, b: Tensor) -> float:
     flat = [F.adaptive_avg_pool2d(x.double(), size).flatten(1).numpy() for x in (a, b)]
     squared = frechet_distance(*map(FeatureStatistics.of, flat))
     return (squared / flat[0].shape[1]) ** 0.5
+
+
+# ------------------------------------------------------------------------------ kernel distance
 
 
 def kernel_distance(

@@ -21,7 +21,6 @@ from sos.training.store import Model
 VERSION = 1  # bump when the same model no longer gives the same numbers
 COMPONENTS = 60  # of pictures, from which factors are read
 PENALTIES = np.logspace(-1, 5, 13)  # of the regressions, chosen by leave-one-out
-PARTS = "latent", "factor", "both", "images"  # μ(z), Pω, the two, and the images themselves
 
 
 def cache_key(model: Model, settings: Evaluation) -> dict[str, str | int]:

@@ -1,4 +1,4 @@
-"""Verdicts over seeds: rules that are the same for every claim, and older than its numbers.
+"""Verdicts over seeds, by rules that are the same for every claim.
 
 An ordering of two models holds where the 95 % interval of the mean difference, paired by seed,
 excludes zero, and is undecided otherwise; so is a bound of one model's number. The interval is
@@ -71,10 +71,15 @@ def values_of(records: Sequence[dict], name: str) -> dict[int, float]:
     return {record["seed"]: record[name] for record in records if name in record}
 
 
+def paired(a: dict[int, float], b: dict[int, float]) -> list[tuple[float, float]]:
+    """Return the values of the seeds that both have, in the order of seeds."""
+    return [(a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())]
+
+
 def ordering(smaller: Sequence[dict], name: str, larger: Sequence[dict], other: str) -> Comparison:
     """Judge the claim smaller < larger, of two measurements, paired by the seeds both have."""
     a, b = values_of(smaller, name), values_of(larger, other)
-    return above_zero([b[seed] - a[seed] for seed in sorted(a.keys() & b.keys())])
+    return above_zero([y - x for x, y in paired(a, b)])
 
 
 def joined(verdicts: Sequence[str]) -> str:

@@ -66,7 +66,7 @@ def test_rows(claim: Claim) -> list[dict]:
 
 def page(claims: Sequence[Claim], notebooks: str = "notebooks/") -> str:
     """Write CLAIMS.md: counts, a table of all claims, and each with its criterion and numbers."""
-    rows = [{**row} for row in claim_rows(claims)]
+    rows = claim_rows(claims)
     for row, claim in zip(rows, claims, strict=True):
         row["claim of the paper"] = f"[{claim.claim}](#{claim.key})"
         row["measured in"] = f"[{claim.where[:2]}]({notebooks}{claim.where})"
@@ -135,11 +135,9 @@ def _draw_orderings(ax: Axes, data: str, pairs: Sequence, records: Records, judg
         labels.append(f"{KIND[one]} {first} < {KIND[other]} {second}")
         a = verdicts.values_of(records.get(f"{data}-{one}", ()), f"{judge}_{first}")
         b = verdicts.values_of(records.get(f"{data}-{other}", ()), f"{judge}_{second}")
-        shares = [relative(a[seed], b[seed]) for seed in sorted(a.keys() & b.keys())]
-        found, verdict = (
-            verdicts.above_zero(shares),
-            judged(records, data, pairs[place], judge).verdict,
-        )
+        shares = [relative(*pair) for pair in verdicts.paired(a, b)]
+        found = verdicts.above_zero(shares)
+        verdict = judged(records, data, pairs[place], judge).verdict
         if found.seeds:
             colour = COLOURS[verdict]
             ends = [found.low, found.high] if found.seeds > 1 else [found.mean] * 2

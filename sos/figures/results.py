@@ -5,7 +5,6 @@ import io
 import json
 import math
 import platform
-import statistics
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -51,7 +50,8 @@ class Results:
             for key in (k for k in found[0] if k not in ("seed", "training_seconds")):
                 values = list(verdicts.values_of(found, key).values())
                 mean, low, high = verdicts.interval(values)
-                more = {"mean": mean, "sd": statistics.stdev(values), "low": low, "high": high}
+                deviation = verdicts.mean_and_deviation(values)[1]
+                more = {"mean": mean, "sd": deviation, "low": low, "high": high}
                 if f"{name}.{key}" not in self.content["numbers"]:
                     self.add(f"{name}.{key}", mean, _unit(key))
                 entry = self.content["numbers"][f"{name}.{key}"]

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from itertools import combinations
 
-import numpy as np
-
 from sos.analysis import seeds, verdicts
 from sos.config import Profile
 from sos.figures.labels import KIND, LABELS, PAPER_DATA, PAPER_TABLE_1
@@ -27,13 +25,14 @@ def over_seeds(settings: Profile, measured: dict[str, dict], weights: str) -> Re
     return records
 
 
-def spread(records: Sequence[dict], name: str, digits: int = 0, scale: float = 1.0) -> str | None:
+def spread(records: Sequence[dict], name: str, digits: int = 0) -> str | None:
     """Write the mean over seeds ± the standard deviation; None where nothing was measured."""
-    found = [scale * value for value in verdicts.values_of(records, name).values()]
+    found = list(verdicts.values_of(records, name).values())
     if not found:
         return None
-    mean = f"{np.mean(found):,.{digits}f}".replace("-", "−")
-    return mean if len(found) == 1 else f"{mean} ± {np.std(found, ddof=1):,.{digits}f}"
+    mean, deviation = verdicts.mean_and_deviation(found)
+    text = f"{mean:,.{digits}f}".replace("-", "−")
+    return text if len(found) == 1 else f"{text} ± {deviation:,.{digits}f}"
 
 
 def has_counterpart(notebook: str, profile: str, data: str) -> bool:
