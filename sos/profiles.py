@@ -466,7 +466,19 @@ STUDIES = {
         "Does editing predict, over seeds?",
         tuple(f"epsilon-{data}-{kind}" for data in ("faces", "brains") for kind in MAIN),
         "editing",
-        seeds=2,
+        seeds=3,
+    ),
+    "components": Study(
+        "Are principal components separable, over seeds?", ("faces-sos", "brains-sos"), "components"
+    ),
+    "bare": Study("Does back-propagation find PCA, over seeds?", ("bare-paper",), "judges"),
+    # A sparse L of 1x1 neighbourhoods is diagonal, so that the decoder is that of a β-VAE.
+    "constraint": Study(
+        "Is a constraint on the entropy detrimental to a β-VAE?",
+        ("gray-dorta", "gray-constrained"),
+        "judges",
+        seeds=3,
+        changes={"neighbourhood": (1,)},
     ),
     "rank": Study(
         "What does a larger rank buy, and cost?",

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from sos import datasets
+from sos import datasets, profiles
 from sos.analysis import regions
 from sos.config import Data
 from sos.distributions.low_rank_normal import LowRankNormal
+from sos.training.store import load_or_train
 
 FACES = Data("faces", 32, 32, 3, 20, 5, 20)
 BRAINS = Data("brains", 40, 32, 1, 20, 5, 20)
@@ -92,3 +93,20 @@ def test_coded_colours_are_squared_correlations(monkeypatch):
         if "eyes" not in name:  # of few pixels
             assert r2["lightness"] > 0.95, name
     assert coded["skin"]["warmth"] < 0.4 and coded["background"]["warmth"] < 0.4
+
+
+def test_a_component_is_separable_with_half_of_its_energy_in_a_small_region():
+    areas = torch.tensor([0.6, 0.2, 0.2])
+    shares = torch.tensor([[0.9, 0.3, 0.4, 0.2], [0.05, 0.6, 0.3, 0.5], [0.05, 0.1, 0.3, 0.3]])
+    assert regions.separable(shares, areas) == 2  # the second and the last
+    assert regions.separable(shares[:, :1], areas) == 0
+
+
+def test_numbers_of_a_study_are_those_of_the_notebook():
+    model = load_or_train(profiles.profile("smoke").experiments["brains-sos"])
+    found = regions.load_or_measure(model, profiles.profile("smoke").evaluation)
+    shown = regions.numbers(regions.panels({"": model}, regions.IMAGES))[""]
+    for name in regions.GROUPS["brains"]:
+        shares = [value for key, value in shown.items() if key.endswith(f" in {name}")]
+        assert found[f"{name}, area"] == shown[f"area of {name}"]
+        assert found[f"{name}, share"] == max(shares)

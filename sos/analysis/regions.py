@@ -9,10 +9,14 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from sos import datasets
-from sos.analysis import editing, sampling
-from sos.config import Data
+from sos.analysis import editing, evaluation, sampling
+from sos.config import Data, Evaluation
 from sos.distributions.low_rank_normal import LowRankNormal
 from sos.training.store import Model
+
+VERSION = 1  # bump when the same model no longer gives the same numbers
+IMAGES = 100  # over which shares of energy are averaged
+LEADING = 5  # components that a claim about "the principal components" has to hold for
 
 # The regions that are shown, and the regions of the simulators that make up each.
 GROUPS = {
@@ -109,6 +113,40 @@ def numbers(panels: dict[str, Panel]) -> dict[str, dict[str, float]]:
             entries[f"area of {name}"] = area
             entries |= {f"component {k + 1} in {name}": value for k, value in enumerate(share)}
     return result
+
+
+def cache_key(model: Model, settings: Evaluation) -> dict[str, str | int]:
+    """Return what determines the numbers: what determines an evaluation, and this code."""
+    return evaluation.cache_key(model, settings) | {"regions_version": VERSION}
+
+
+def load_or_measure(model: Model, settings: Evaluation) -> dict[str, float]:
+    """Return where the components' energy lies, cached or measured now.
+
+    Each region has its "area", and the "share" of the component that has most of its energy there.
+    "separable" is `separable` of the leading components.
+    """
+    key = cache_key(model, settings)
+
+    def measure() -> dict[str, float]:
+        shares, areas, names = panels({"": model}, IMAGES)[""]
+        numbers = {"separable": separable(shares[:, :LEADING], areas)}
+        for name, area, share in zip(names, areas.tolist(), shares, strict=True):
+            name = name.replace("\n", " ")
+            numbers |= {f"{name}, area": area, f"{name}, share": share.max().item()}
+        return numbers
+
+    file = evaluation.cached_file(f"components-{model.experiment.name}", key)
+    return evaluation.load_or_make(key, (file,), measure)
+
+
+def separable(shares: Tensor, areas: Tensor) -> int:
+    """Count the components with half of their energy in one small region.
+
+    `shares` are (regions, R) and `areas` (regions,), and a small region has less than a quarter of
+    the image.
+    """
+    return int((shares[areas < 0.25] >= 0.5).any(0).sum())
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """What was measured of models from several seeds: one released file for each model's name.
 
 Several kinds of measurement are kept so: "observation", which `sos.analysis.evaluation` makes of
-every model, "judges", "split" and "editing", of modules with such names.
+every model, "judges" and "split" of modules with such names, "components" of `regions`, "editing"
+of `editing_study`.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sos import profiles
-from sos.analysis import editing_study, evaluation, judges, split
+from sos.analysis import editing_study, evaluation, judges, regions, split
 from sos.config import Evaluation, Experiment, Profile
 from sos.system import paths
 from sos.training import store
@@ -33,6 +34,7 @@ MEASUREMENTS = {
     "observation": Measurement("", evaluation.cache_key, evaluation.load_or_measure),
     "judges": Measurement("judges-", judges.cache_key, judges.load_or_measure),
     "split": Measurement("split-", split.cache_key, split.load_or_measure),
+    "components": Measurement("components-", regions.cache_key, regions.load_or_measure),
     "editing": Measurement("editing-", editing_study.cache_key, editing_study.load_or_measure),
 }
 
