@@ -179,7 +179,7 @@ def _held(learnt: Experiment) -> Experiment:
     the damping that suits the latter, a rising target would fill the code before the decoder can
     read it, with nats that say nothing.
     """
-    objective = Objective(8.0, damping=10.0, multiplier_rate=0.3)
+    objective = Objective(8.0, damping=30.0, multiplier_rate=1.0)
     return replace(learnt, name="split-faces", objective=objective)
 
 
@@ -510,7 +510,7 @@ STUDIES = {
         "Where does the variance live, with a learnt ε and the plain ELBO?",
         ("epsilon-faces-learnt",),
         "split",
-        seeds=2,
+        seeds=3,
         changes={"rank": (0, 5, 25, 100), "latent": (10, 35)},
     ),
     "split-paper": Study(

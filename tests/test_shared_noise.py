@@ -49,6 +49,17 @@ def test_pre_training_learns_the_noise_of_the_mean_alone(rank):
     assert terms.squared_error.item() == pytest.approx(terms.variance.item(), rel=0.3)
 
 
+@pytest.mark.parametrize("constants", [True, False])
+def test_a_nat_of_kl_keeps_its_price_where_the_likeliest_covariance_starts(constants):
+    """Where D = σ²I starts alone it changes like what the squared error counts."""
+    network = SHARED if constants else {"rank": 0, "diagonal": None}
+    held = {"kl_target": 2.0, "rank_entropy_target": None}
+    run = run_of(experiment(network, held, init_covariance=True))
+    run.kl.multiplier.fill_(5.0)
+    start.init_covariance(run, patterns()[:8].float() / 255)
+    assert (run.kl.multiplier.item() == 5.0) == constants
+
+
 def test_the_covariance_starts_as_the_probabilistic_pca_of_the_residuals():
     """Against the exact solution, through the density that both give the residuals.
 

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
 
 from sos.analysis import verdicts
-from sos.figures.panels import letter
-from sos.figures.style import BLUE, ORANGE, WIDTH, styled
+from sos.figures.panels import heat_map, letter
+from sos.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, WIDTH, styled
 from sos.figures.table_1 import spread
 
 Ranks = dict[int, Sequence[dict]]  # {R: a dictionary of numbers for each seed}
@@ -76,3 +77,206 @@ def rank_rows(models: Ranks, controls: dict[int, dict[str, float]], values: int)
             }
         )
     return rows
+
+
+# Trainings that differ in (R, ξ_KL, latent dimensions): a dictionary of numbers for each seed. A
+# target of None is the plain ELBO.
+Cells = dict[tuple[int, float | None, int], Sequence[dict]]
+PARTS = {  # {part of an image: its words}
+    "latent": "μ(z)",
+    "factor": "Pω",
+    "both": "both",
+    "images": "images",
+}
+
+
+SHARES = {  # {measurement: what it is}
+    "r2_latent_mean": "R² in μ(z)",
+    "r2_factor_mean": "R² in Pω",
+    "r2_both_mean": "R² in both",
+    "variance_latent": "variance of μ(z)",
+}
+TARGET_COLOURS = {2.0: SKY, 8.0: GREEN, 32.0: ORANGE, None: BLACK}
+TOLD = 0.2  # R² of a factor in the images, below which no part of them can tell it
+
+
+def mean_of(records: Sequence[dict], name: str) -> float:
+    """Return the mean of a measurement over seeds, or NaN where there is none."""
+    values = list(verdicts.values_of(records, name).values())
+    return float(np.mean(values)) if values else np.nan
+
+
+def target_words(target: float | None) -> str:
+    """Write a target of the KL divergence."""
+    return "plain" if target is None else f"{target:g}"
+
+
+def ranks_of(cells: Cells) -> list[int]:
+    """Return the ranks of cells that were measured, in order."""
+    return sorted({rank for (rank, *_), records in cells.items() if records})
+
+
+def targets_of(cells: Cells) -> list[float | None]:
+    """Return the targets of cells that were measured, in order, the plain ELBO at the end."""
+    found = {target for (_, target, _), records in cells.items() if records}
+    return sorted(found, key=lambda target: (target is None, target))
+
+
+def latents_of(cells: Cells) -> list[int]:
+    """Return the latent dimensions of cells that were measured, in order."""
+    return sorted({latent for (*_, latent), records in cells.items() if records})
+
+
+def phases(settings: dict[str, Cells]) -> Figure:
+    """Draw each training by its nats of z and of ω, with lines of equal ELBO.
+
+    A row of panels for each of `settings`, {words: cells}, and a column for each number of latent
+    dimensions. Lines are straight between the means over seeds, where all cells are measured.
+    """
+    columns = max((len(latents_of(cells)) for cells in settings.values()), default=0) or 1
+    size = WIDTH, 0.3 + 2.5 * len(settings)
+    with styled():
+        figure, axes = plt.subplots(
+            len(settings), columns, figsize=size, layout="constrained", squeeze=False
+        )
+        for row, (words, cells) in zip(axes, settings.items(), strict=True):
+            shown = None
+            for ax, latent in zip(row, latents_of(cells), strict=False):
+                ax.set_title(f"{words}, {latent} latents")
+                shown = _phase(ax, cells, latent)
+                ax.set(xlabel="nats of z, KL[q‖p]", ylabel="nats of ω, ½ log|I + PᵀP/ε|")
+            if shown is not None:
+                figure.colorbar(shown, ax=row, label="ELBO (nats)").outline.set_visible(False)
+        letter(axes.flat)
+    return figure
+
+
+def _phase(ax: Axes, cells: Cells, latent: int) -> QuadContourSet | None:
+    """Draw the cells with one number of latent dimensions, a line for each rank."""
+    ranks, targets = ranks_of(cells), targets_of(cells)
+    grid = np.array([
+        sorted(
+            [mean_of(cells.get((rank, target, latent), ()), name)
+             for name in ("kl_nats", "rank_nats", "elbo")]
+            for target in targets
+        )
+        for rank in ranks
+    ])  # (ranks, targets, 3)  # fmt: skip
+    shown = None
+    if min(grid.shape[:2]) > 1 and np.isfinite(grid).all():
+        nats, width, elbo = grid.transpose(2, 0, 1)
+        limits = [mean_of(records, "elbo") for records in cells.values() if records]
+        levels = np.linspace(min(limits), max(limits), 13)
+        shown = ax.contour(nats, width, elbo, levels, cmap="viridis", linewidths=1)
+    for rank, line in zip(ranks, grid, strict=True):
+        ax.plot(line[:, 0], line[:, 1], ":", color="0.6", lw=0.8)
+        ax.annotate(f"R = {rank}", line[-1, :2], (4, 0), textcoords="offset points", va="center")
+        for target in targets:
+            for one in cells.get((rank, target, latent), ()):
+                mark = "*" if target is None else "o"
+                ax.plot(one["kl_nats"], one["rank_nats"], mark, color="black", ms=4, mew=0)
+    ax.set_xscale("log")
+    ax.set_xlim(1.5, 90)
+    ax.set_xticks([2, 8, 32], ["2", "8", "32"])
+    ax.minorticks_off()
+    return shown
+
+
+def shares(settings: dict[str, Cells]) -> Figure:
+    """Draw how much of the factors each part of an image tells, against the rank.
+
+    A row of panels for each of `settings`, {words: cells}, a colour for each target, and broken
+    lines for more latent dimensions. Numbers are means over factors and over seeds.
+    """
+    size = WIDTH, 0.3 + 1.9 * len(settings)
+    with styled():
+        figure, axes = plt.subplots(
+            len(settings), len(SHARES), figsize=size, layout="constrained", squeeze=False
+        )
+        for row, (words, cells) in zip(axes, settings.items(), strict=True):
+            for ax, (name, label) in zip(row, SHARES.items(), strict=True):
+                _share_curves(ax, cells, name)
+                ax.set_title(label)
+                ax.set_xlabel("rank R")
+            row[0].set_ylabel(words)
+            images = [mean_of(records, "r2_images_mean") for records in cells.values() if records]
+            if images:
+                row[2].axhline(np.mean(images), color="0.5", lw=0.8, ls=":")
+        lines = {line.get_label(): line for ax in axes[:, 0] for line in ax.get_lines()}
+        shown = [line for label, line in lines.items() if not label.startswith("_")]
+        if shown:
+            figure.legend(handles=shown, loc="outside lower center", ncols=4)
+    return figure
+
+
+def _share_curves(ax: Axes, cells: Cells, name: str) -> None:
+    """Draw a line over ranks for each target and number of latent dimensions."""
+    ranks, every = ranks_of(cells), latents_of(cells)
+    for target in targets_of(cells):
+        for latent in every:
+            found = [mean_of(cells.get((rank, target, latent), ()), name) for rank in ranks]
+            words = "plain ELBO" if target is None else f"ξ = {target:g} nats"
+            label = words if latent == every[0] else "_"
+            style = "o-" if latent == every[0] else "s--"
+            colour = TARGET_COLOURS.get(target, BLACK)
+            ax.plot(range(len(ranks)), found, style, color=colour, ms=3, lw=1, label=label)
+    ax.set_xticks(range(len(ranks)), map(str, ranks))
+    ax.set_ylim(0, None)
+
+
+def factors(columns: dict[str, Sequence[dict]], names: Sequence[str], axis: str) -> Figure:
+    """Draw heat maps of how much of each factor a part of an image tells, R² in percent.
+
+    A panel for each part, in which each of `columns`, {words: records}, has a column. Factors of
+    which the images themselves tell less than `TOLD` are left out. Numbers are means over seeds.
+    """
+    columns = {words: records for words, records in columns.items() if records}
+    with styled():
+        if not columns:
+            figure = plt.figure(figsize=(WIDTH, 0.4))
+            figure.text(0, 0.5, "Nothing is recorded of this profile.", va="center")
+            return figure
+        found = {
+            part: np.array([np.mean([r[f"r2_{part}"] for r in records], 0)
+                            for records in columns.values()]).T
+            for part in PARTS
+        }  # fmt: skip
+        told = found["images"].mean(1) >= TOLD
+        rows = [name.replace("_", " ") for name, keep in zip(names, told, strict=True) if keep]
+        size = WIDTH, 0.55 + 0.19 * len(rows)
+        figure, axes = plt.subplots(1, len(PARTS), figsize=size, layout="constrained", sharey=True)
+        for ax, (part, words) in zip(axes, PARTS.items(), strict=True):
+            table = 100 * found[part][told]
+            heat_map(ax, table, rows, list(columns), cmap="Blues", vmin=0, vmax=100)
+            ax.set_xlabel(axis)
+            ax.set_title(f"in {words}")
+    return figure
+
+
+def cell_rows(cells: Cells) -> list[dict]:
+    """Make a row for each cell: what z and ω carry, the ELBO, and what they tell."""
+    rows = []
+    for (rank, target, latent), found in sorted(cells.items(), key=_order):
+        rows.append(
+            {
+                "R": str(rank),
+                "ξ_KL (nats)": target_words(target),
+                "latents": str(latent),
+                "seeds": str(len(found)),
+                "ELBO (nats)": spread(found, "elbo"),
+                "nats of z": spread(found, "kl_nats", 1),
+                "nats of ω": spread(found, "rank_nats", 1),
+                "variance of μ(z)": spread(found, "variance_latent", 2),
+                "of Pω": spread(found, "variance_factor", 2),
+                "R² in μ(z)": spread(found, "r2_latent_mean", 2),
+                "in Pω": spread(found, "r2_factor_mean", 2),
+                "in both": spread(found, "r2_both_mean", 2),
+            }
+        )
+    return rows
+
+
+def _order(item: tuple) -> tuple:
+    """Sort cells by latent dimensions, rank and target, the plain ELBO at the end."""
+    (rank, target, latent), _ = item
+    return latent, rank, target is None, target or 0.0

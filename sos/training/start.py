@@ -80,16 +80,17 @@ def init_covariance(state, x: Tensor) -> None:
 
     Where D = εI goes, the squared error counts 1/2σ² instead of 1/2ε. This change of unit also
     applies to the price of a nat of KL and to Adam's memory of past gradients, which would
-    otherwise keep its steps small for long.
+    otherwise keep its steps small for long. With constants the price stays: what counts more is
+    outside of P alone, and a price that rose would empty the code.
     """
     if state.network.constants:
         unit = start_at_residuals(state)
     else:
         target = None if state.rank_entropy is None else state.rank_entropy.target
         unit = state.vae.init_covariance(x, target)
-    if unit is None:  # D stays εI
-        return
-    state.kl.change_unit(unit)
+        if unit is None:  # D stays εI
+            return
+        state.kl.change_unit(unit)
     for memory in state.optimiser.state.values():
         memory["exp_avg"] *= unit
         memory["exp_avg_sq"] *= unit**2
