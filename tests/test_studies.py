@@ -86,7 +86,7 @@ def test_a_study_stops_in_time_and_goes_on(home, monkeypatch, capsys):
     command = ["--profile", "smoke", "--study", "rank"]
     late = options.arguments([*command, "--minutes", "1e-9"])
     monkeypatch.setenv(deadline.VARIABLE, "inf")  # restored at the end
-    assert runner.work(late) == study.OUT_OF_TIME
+    assert runner.work(late) == deadline.EXIT_STATUS
     assert "0 of 2 trainings" in capsys.readouterr().out
     monkeypatch.setenv(deadline.VARIABLE, "inf")
     assert runner.work(options.arguments(command)) == 0
@@ -96,6 +96,16 @@ def test_a_study_stops_in_time_and_goes_on(home, monkeypatch, capsys):
     records = seeds.of_all(SMOKE.experiments["epsilon-faces-learnt"], SMOKE.evaluation,
                            kind="split")  # fmt: skip
     assert [record["seed"] for record in records] == [0]
+
+
+def test_a_run_of_notebooks_stops_in_time_and_executes_none(home, monkeypatch, capsys):
+    monkeypatch.setattr("sos.run.prepare.at_once", lambda tasks: 1)
+    monkeypatch.setenv(deadline.VARIABLE, "inf")  # restored at the end
+    command = ["--profile", "smoke", "--only", "03", "--minutes", "1e-9"]
+    assert runner.work(options.arguments(command)) == deadline.EXIT_STATUS
+    printed = capsys.readouterr()
+    assert "the same command goes on" in printed.out and "OutOfTime" not in printed.err
+    assert not list(paths.EXECUTED.rglob("*.ipynb"))
 
 
 def test_a_training_whose_time_is_over_goes_on_to_the_same_weights(home, monkeypatch):
@@ -165,7 +175,7 @@ def test_factors_are_read_from_the_part_that_has_them():
     (["--study", "rank", "--only", "01"], "leave out --only"),
     (["--study", "rank", "--set", "faces-sos.rank=5", "--name", "a"], "leave out --set, --name"),
     (["--study", "rank", "--minutes", "-1"], "above zero"),
-    (["--minutes", "1"], "goes with --study"),
+    (["--only", "01", "--minutes", "0"], "above zero"),
 ])  # fmt: skip
 def test_options_that_do_not_fit_are_refused_with_advice(words, message, home, capsys):
     with pytest.raises(SystemExit):

@@ -50,8 +50,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="train and measure what is missing of a study, such as five seeds of every model of "
         "Table 1, and keep the numbers; no notebook is run")  # fmt: skip
     add("--minutes", metavar="N", type=float,
-        help="with --study: stop at a checkpoint after N minutes, with exit status 75 where "
-        "something is left")  # fmt: skip
+        help="stop trainings at a checkpoint after N minutes, with exit status 75 where something "
+        "is left; the same command goes on, on another machine too")  # fmt: skip
     add("--set", metavar="MODEL.SETTING=VALUE", action="extend", nargs="+", default=[],
         help="change one thing, such as --set faces-sos.rank=5, and compare; "
         "needs --name")  # fmt: skip
@@ -79,9 +79,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_study(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """End the process with a message where options do not go with --study, or --minutes alone."""
-    if args.minutes is not None and not args.study:
-        parser.error("--minutes goes with --study NAME; other runs can be stopped at any moment")
+    """End the process with a message where options do not go with --study."""
     if args.minutes is not None and not args.minutes > 0:
         parser.error(f"--minutes is {args.minutes:g}: give a number above zero")
     others = {

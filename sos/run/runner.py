@@ -19,7 +19,7 @@ from sos import config, profiles
 from sos.run.catalogue import Notebook, record_time, run_times
 from sos.run.execute import Task, execute_all, failing_cell
 from sos.run.options import arguments, chosen_notebooks, images, parameters
-from sos.system import paths
+from sos.system import deadline, paths
 
 SOURCES = {".py", ".js", ".css", ".html"}  # of the package, widgets and pages included
 
@@ -42,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     if not distributed.is_main_process():  # under torchrun or accelerate
         with distributed.process_group():
             if not args.study:  # which the main process does alone
-                prepare_models(args)
+                deadline.set_minutes(args.minutes)
+                with suppress(deadline.OutOfTime):
+                    prepare_models(args)
         return 0
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
@@ -152,12 +154,10 @@ def work(args: argparse.Namespace) -> int:
 
     With --dry-run only the plan is printed.
     """
+    deadline.set_minutes(args.minutes)
     if args.study:
         from sos.run import study
-        from sos.system import deadline
 
-        if args.minutes is not None:
-            deadline.set_minutes(args.minutes)
         return study.run(args)
     notebooks, experiments = chosen_notebooks(args), needed(args)
     for data in dict.fromkeys(e.data for e in experiments if e.data.folder):
@@ -168,8 +168,12 @@ def work(args: argparse.Namespace) -> int:
     estimate = print_estimate(args, notebooks, experiments)
     if args.dry_run:
         return 0
-    with closing(WholeRun(estimate, experiments, notebooks)) as whole:
-        found = list(results(args, notebooks, experiments, whole))
+    try:
+        with closing(WholeRun(estimate, experiments, notebooks)) as whole:
+            found = list(results(args, notebooks, experiments, whole))
+    except deadline.OutOfTime:
+        print(f"stopped after {args.minutes:g} minutes; the same command goes on from here")
+        return deadline.EXIT_STATUS
     rows = sorted(found, key=lambda row: row[0].name)
     from sos.figures.results import write_csv  # the options' listing needs no packages
 
@@ -185,13 +189,21 @@ def work(args: argparse.Namespace) -> int:
 def results(
     args: argparse.Namespace, notebooks: list[Notebook], experiments: list, whole: "WholeRun"
 ) -> Iterator[tuple[Notebook, str, float, list[str]]]:
-    """Train, measure and execute; yield each notebook with its state, seconds and figures."""
+    """Train, measure and execute; yield each notebook with its state, seconds and figures.
+
+    Raises OutOfTime where the time ended before all models were there. Notebooks, which take
+    seconds, are then executed in the call that completes them.
+    """
     from sos.system import distributed
 
     with distributed.process_group():  # until the others have nothing left to do
         failed = prepare_models(args, whole.model_is_done)
+    late = [error for error in failed.values() if isinstance(error, deadline.OutOfTime)]
     for name, error in failed.items():
-        print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+        if error not in late:
+            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)
+    if late:
+        raise late[0]
     todo = []
     for notebook in notebooks:
         lacking = [name for name in notebook.experiments if name in failed]

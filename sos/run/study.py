@@ -14,8 +14,6 @@ from sos import profiles
 from sos.config import Evaluation, Experiment, Study
 from sos.system import deadline
 
-OUT_OF_TIME = 75  # exit status, EX_TEMPFAIL of sysexits.h: the same command goes on
-
 
 def run(args: argparse.Namespace) -> int:
     """Do what is missing of args.study; return the exit status."""
@@ -38,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"study {args.study}: {len(every) - lacking} of {len(every)} trainings are measured")
     if lacking and deadline.passed():
         print(f"stopped after {args.minutes:g} minutes; the same command goes on from here")
-        return OUT_OF_TIME
+        return deadline.EXIT_STATUS
     return 1 if failed or lacking else 0
 
 
