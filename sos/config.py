@@ -81,6 +81,10 @@ class Training:
 
     steps: int  # steps of the optimiser in all
     pretraining: int  # how many of these train the mean alone (§3.3)
+    # While the mean is trained alone, the density is that of N(μ, εI), and P is not in the loss.
+    # With this, as in the authors' code, it is the whole density with frozen variance heads, whose
+    # P is almost zero, and the constraint on the entropy acts. See `sos.training.loop.Run.freeze`
+    freeze_heads: bool = False
     kl_warmup: int = 0  # steps over which ξ_KL rises from zero (Burgess et al., 2018)
     batch: int = 25  # images
     learning_rate: float = 1e-4  # of Adam with its default betas

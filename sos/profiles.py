@@ -24,7 +24,7 @@ def _pair(data: Data, sos: Network, objective: Objective, training: Training) ->
             data,
             replace(sos, rank=0, diagonal=None),
             Objective(objective.kl_target),
-            replace(training, span_gain=0.0),
+            replace(training, span_gain=0.0, freeze_heads=False),
         ),
         Experiment(f"{data.name}-sos", data, sos, objective, training),
     )
@@ -40,6 +40,7 @@ def _gray(data: Data, sos: Network, objective: Objective, training: Training) ->
     """
     beta, low_rank = _pair(data, sos, objective, training)
     sparse = replace(sos, rank=0, diagonal=None, neighbourhood=5)
+    training = replace(training, freeze_heads=False)
     # An entropy of S terms moves by thousands of nats where a rank part moves by one.
     whole = replace(
         objective,
@@ -346,19 +347,19 @@ PROFILES = {
             Data("faces", 218, 178, 3, train=7000, validation=1000, test=2000),
             Network(),
             Objective(kl_target=45.0, rank_entropy_target=189.87),  # ξ_H = -504,750
-            Training(steps=28_000, pretraining=840),  # 100 and 3 epochs
+            Training(steps=28_000, pretraining=840, freeze_heads=True),  # 100 and 3 epochs
         ),
         _pair(
             Data("brains", 233, 197, 1, train=7000, validation=1000, test=2000),
             Network(),
             Objective(kl_target=15.0, rank_entropy_target=190.70),  # ξ_H = -198,906
-            Training(steps=28_000, pretraining=840),
+            Training(steps=28_000, pretraining=840, freeze_heads=True),
         ),
         _gray(
             Data("faces", 64, 64, 1, train=7000, validation=1000, test=2000),
             Network(),
             Objective(kl_target=45.0, rank_entropy_target=136.50),  # ξ_H = -17,630; ξ_KL not stated
-            Training(steps=28_000, pretraining=840),
+            Training(steps=28_000, pretraining=840, freeze_heads=True),
         ),
         _bare(
             Data("faces", 218, 178, 3, train=7000, validation=1000, test=2000),

@@ -156,7 +156,7 @@ DIFFERENT = [
     field
     for group in ("network", "objective", "training")
     for field in fields(group)
-    if field not in SAME
+    if field not in SAME and field != ("training", "freeze_heads")  # which has none to share
 ]
 
 
@@ -197,7 +197,7 @@ def test_threads_processes_and_code_version_count(quick, monkeypatch):
 @pytest.mark.parametrize("changes", [
     {"training": {"pretraining": 0}}, {"training": {"pretraining": 6}},
     {"training": {"pretraining": 3}},  # ends between two rows of the history
-    {"network": {"latent": 0, "width": 0}},
+    {"network": {"latent": 0, "width": 0}}, {"training": {"freeze_heads": True}},
 ], ids=str)  # fmt: skip
 def test_trainings_without_one_that_others_could_use(changes, quick):
     e = experiment(**changes)

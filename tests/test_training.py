@@ -1,5 +1,6 @@
 """Training: the constraints of eq. 3, reproducible streams, and resuming to the same bits."""
 
+import copy
 import math
 import os
 import re
@@ -43,6 +44,9 @@ def training_of(**schedule):
     ({"network": {"diagonal": None}, "init_covariance": True}, "init_covariance"),
     ({"network": {"rank": 0, "diagonal": None, "neighbourhood": 3},
       "objective": {"rank_entropy_target": None}, "stop_at_variance": 1.0}, "stop_at_variance"),
+    ({"network": {"diagonal": None}, "freeze_heads": True}, "freeze_heads"),
+    ({"network": {"rank": 0}, "objective": {"rank_entropy_target": None}, "freeze_heads": True},
+     "freeze_heads"),
 ])  # fmt: skip
 def test_what_could_only_fail_later_is_refused_at_once(changes, named):
     images = torch.zeros(IMAGES, 1, HEIGHT, WIDTH, dtype=torch.uint8)
@@ -121,6 +125,49 @@ def assert_same_run(run, other):
     assert weights.keys() == others.keys()
     for name, value in weights.items():
         assert torch.equal(value, others[name]), name
+
+
+# ---------------------------------------------------------------------------- pre-training
+
+
+def test_frozen_heads_have_gradients_of_the_whole_objective_and_stay(tmp_path):
+    """As in the authors' code: P is in the density and in the constraint; dense float64."""
+    e = experiment(freeze_heads=True)
+    run = loop.Run(e, patterns(), torch.device("cpu"))
+    run.vae.head.factor.weight.data.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
+    dense = copy.deepcopy(run.vae).double()
+    x = patterns()[:8].float() / 255
+    noise = torch.randn(8, 3, generator=torch.Generator().manual_seed(2))
+    mean, std = dense.encode(x.double())
+    p = dense.decode(mean + std * noise.double())
+    whole = p.cov_factor @ p.cov_factor.mT + 1e-2 * torch.eye(HEIGHT * WIDTH, dtype=torch.float64)
+    normal = torch.distributions.MultivariateNormal(p.loc, whole)
+    q = torch.distributions.Normal(mean, std)
+    kl = torch.distributions.kl_divergence(q, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
+    entropy = 0.5 * (torch.logdet(whole).mean() - HEIGHT * WIDTH * math.log(1e-2))
+    loss = -normal.log_prob(x.double().flatten(1)).mean()
+    (loss + run.kl.penalty(kl) + run.rank_entropy.penalty(entropy)).backward()
+    run.freeze(True)
+    before = copy.deepcopy(run.vae.state_dict())
+    run.compute_step(x, noise, mean_only=False)
+    for (name, ours), theirs in zip(run.vae.named_parameters(), dense.parameters(), strict=True):
+        if name.startswith("head.") and not name.startswith("head.mean."):
+            assert ours.grad is None and torch.equal(ours, before[name])
+        else:
+            error = torch.linalg.vector_norm(ours.grad.double() - theirs.grad)
+            assert error < 2e-3 * torch.linalg.vector_norm(theirs.grad) + 1e-3, name
+            assert not torch.equal(ours, before[name])
+
+
+def test_heads_are_frozen_as_long_as_pretraining_and_no_longer(tmp_path):
+    moved = {}
+    for steps in (4, 6):
+        e = experiment(freeze_heads=True, steps=steps)
+        start = loop.Run(e, patterns(), torch.device("cpu")).vae.head.factor.weight
+        run = train(e, tmp_path / str(steps))
+        moved[steps] = not torch.equal(run.vae.head.factor.weight, start)
+        assert all(row["rank_entropy_nats"] > 0 for row in run.history)
+    assert moved == {4: False, 6: True}
 
 
 # ---------------------------------------------------------------------------- constraints

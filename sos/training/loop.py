@@ -50,10 +50,11 @@ def train(
     watching = watched(experiment.name, run, checkpoint, validation, shared)
     with cuda_graph.stream(device), watching as watch:
         while run.step < training.steps and run.stopped is None:
-            mean_only = run.step < training.pretraining
+            early = run.step < training.pretraining
+            run.freeze(early and training.freeze_heads)
             run.kl.scale_target(min(1.0, (run.step + 1) / max(training.kl_warmup, 1)))
             x = batch(images, run.step, training).to(device)
-            watch(run.training_step(x, mean_only))
+            watch(run.training_step(x, early and not training.freeze_heads))
     return run
 
 
@@ -62,9 +63,22 @@ class Run(TrainingState):
 
     def __init__(self, experiment: Experiment, images: Tensor, device: torch.device):
         super().__init__(experiment, images, device)
-        self._captured = None
+        self._captured, self._frozen = None, False
         if device.type == "cuda" and distributed.world_size() == 1:
             self._captured = cuda_graph.CapturedSteps(self.compute_step, self.optimiser.zero_grad)
+
+    def freeze(self, frozen: bool) -> None:
+        """Freeze all of the decoder's head but the mean, or let it learn.
+
+        The trunk's gradient still comes through the frozen parts, whose outputs it changes.
+        """
+        if frozen == self._frozen:
+            return
+        self._frozen = frozen
+        for name, parameter in self.vae.head.named_parameters():
+            parameter.requires_grad_(not frozen or name.startswith("mean."))
+        if self._captured is not None:
+            self._captured.phases.clear()  # graphs have the gradients that they were captured with
 
     def training_step(self, x: Tensor, mean_only: bool) -> Terms:
         """Take one step on images x (batch, C, H, W), of which each process takes its share."""

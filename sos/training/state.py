@@ -48,6 +48,12 @@ def check(experiment: Experiment) -> None:
         raise ValueError(
             "stop_at_variance needs a variance, which a sparse L does not tell; set it to None"
         )
+    plain = network.latent and network.rank and network.epsilon and not network.neighbourhood
+    if training.freeze_heads and not plain:
+        raise ValueError(
+            "freeze_heads keeps P beside D = εI in the density: it needs a network, a rank above "
+            "0 and a fixed diagonal; set it to False for other models"
+        )
     if training.batch < distributed.world_size():
         raise ValueError(
             f"{distributed.world_size()} processes cannot share batches of {training.batch} "

@@ -43,6 +43,7 @@ YOUNGER = {
     ("network", "neighbourhood"): 0,
     ("network", "constants"): False,
     ("objective", "rank_entropy_factor"): 1.0,
+    ("training", "freeze_heads"): False,
     ("training", "stop_at_variance"): None,
     ("training", "dequantise"): False,
 }
@@ -83,10 +84,13 @@ def pretraining_of(
 
     Returns None where there is none to be shared. Bare models are left out, because theirs takes
     less than a second. So is what ends between two rows of the history, because `stop_at_variance`
-    may have to go back to the weights of the last row.
+    may have to go back to the weights of the last row, and what has frozen heads, because all
+    settings count in it.
     """
     network, steps = experiment.network, experiment.training.pretraining
     if not (network.latent and 0 < steps < experiment.training.steps) or steps % watch.LOG_EVERY:
+        return None
+    if experiment.training.freeze_heads:
         return None
     settings = asdict(experiment)
     del settings["name"]
