@@ -56,6 +56,21 @@ def test_nothing_measured_is_an_empty_list(release):
     assert seeds.of_all(EXPERIMENT, PROFILE.evaluation) == []
 
 
+@pytest.mark.parametrize("released, weights, expected", [
+    ((0, 1), "released", [0, 1]), ((0, 1), "train", [0, 1, 2]), ((), "released", [2]),
+])  # fmt: skip
+def test_a_release_is_not_mixed_with_what_was_measured_here(
+    released, weights, expected, release, monkeypatch
+):
+    def measured_here(experiment, settings, kind, weights):
+        return {"elbo": 5.0} if experiment.training.seed == 2 else None
+
+    release(*released)
+    monkeypatch.setattr(seeds, "_measured_here", measured_here)
+    found = seeds.of_all(EXPERIMENT, PROFILE.evaluation, weights)
+    assert [one["seed"] for one in found] == expected
+
+
 @pytest.mark.parametrize("weights, expected", [("released", "release"), ("train", "cache")])
 def test_what_was_measured_here_counts_unless_the_release_is_asked_for(
     weights, expected, monkeypatch

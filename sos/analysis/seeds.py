@@ -93,15 +93,19 @@ def of_all(
 ) -> list[dict]:
     """Return what is recorded of the seeds 0 to `most` - 1 of a model, in their order.
 
-    Each is a dictionary, which also has the "seed".
+    Each is a dictionary, which also has the "seed". With the `weights` "released", those of a model
+    of which any are released are these alone: what was measured here would be another sample.
     """
-    found = []
-    for seed in range(most):
-        training = replace(experiment.training, seed=seed)
-        numbers = recorded(replace(experiment, training=training), settings, weights, kind)
-        if numbers is not None:
-            found.append({"seed": seed} | numbers)
-    return found
+    every = {
+        seed: replace(experiment, training=replace(experiment.training, seed=seed))
+        for seed in range(most)
+    }
+    found = {}
+    if weights == "released":
+        found = {seed: released(one, settings, kind) for seed, one in every.items()}
+    if not any(found.values()):
+        found = {seed: recorded(one, settings, weights, kind) for seed, one in every.items()}
+    return [{"seed": seed} | numbers for seed, numbers in found.items() if numbers is not None]
 
 
 def records_of(profile: Profile, weights: str) -> Callable[[str, str], list[dict]]:

@@ -8,8 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sos.figures.panels import GAP, MARK, axes_at, frame, heat_map, letter, show_tiles
+from sos.figures.panels import GAP, MARK, axes_at, frame, heat_map, letter, note, show_tiles
 from sos.figures.style import WIDTH, styled
+from sos.figures.table_1 import spread
 
 TALLEST = 9.2  # inches: the text height of a page
 LEFT, TOP = 0.42, 0.42  # inches that the labels of a sweep take
@@ -55,17 +56,36 @@ def _label_scales(ax: Axes, scales: list[float], middle: float, sample: bool) ->
         frame(ax, (scales.index(1), 0), width, ax.get_ylim()[0] - GAP * width)
 
 
+def region_rows(records: dict[str, Sequence[dict]]) -> list[dict]:
+    """Make a row for each region with the largest share of a component's energy, over seeds.
+
+    `records` are {data set: what `regions.load_or_measure` found for each seed}. The last column
+    counts the leading components that have half of their energy in one small region.
+    """
+    return [
+        {
+            "data": data,
+            "region": name.removesuffix(", area"),
+            "seeds": str(len(found)),
+            "its area": spread(found[:1], name, 2),
+            "largest share of energy": spread(found, name.replace(", area", ", share"), 2),
+            "separable, of the first five": spread(found, "separable", 1),
+        }
+        for data, found in records.items()
+        for name in (found[0] if found else {})
+        if name.endswith(", area")
+    ]
+
+
 def energy_by_region(panels: dict[str, Region]) -> Figure:
     """Draw heat maps of the share of each component's energy in each region, in percent.
 
     `panels` are {data set: (shares (regions, R), areas (regions,), names)}, with shares and areas
     between 0 and 1. The first column, set apart, is the area.
     """
+    if not panels:
+        return note("Regions are known for simulated images only.")
     with styled():
-        if not panels:
-            figure = plt.figure(figsize=(WIDTH, 0.4))
-            figure.text(0, 0.5, "Regions are known for simulated images only.", va="center")
-            return figure
         size = (WIDTH, 0.4 + 1.75 * len(panels))
         figure, axes = plt.subplots(
             len(panels), 1, figsize=size, layout="constrained", squeeze=False

@@ -268,6 +268,16 @@ def _whole(value: float) -> str:
     return f"{value:.0f}".replace("-0", "0").replace("-", "−")
 
 
+def note(text: str) -> Figure:
+    """Draw a line of text where there is nothing to be drawn."""
+    with styled():
+        figure = plt.figure(figsize=(WIDTH, NOTE))
+        ax = axes_at(figure, 0, 0, WIDTH, NOTE)  # without axes a notebook shows no picture
+        bare(ax)
+        ax.text(0, 0.5, text, va="center")
+    return figure
+
+
 def letter(axes: Sequence[Axes]) -> None:
     """Put panel letters a, b, c ... at the upper left corners of axes."""
     for name, ax in zip("abcdefghij", axes, strict=False):

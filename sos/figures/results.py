@@ -44,10 +44,12 @@ class Results:
         """Record means over seeds, {model: a dictionary of numbers for each seed}.
 
         Beside the number of these weights, if there is one, stand the mean over seeds, the standard
-        deviation, Student's 95 % interval of the mean, and how many seeds there are.
+        deviation, Student's 95 % interval of the mean, and how many seeds there are. What has
+        several numbers for each seed is left out.
         """
         for name, found in ((name, found) for name, found in records.items() if len(found) > 1):
-            for key in (k for k in found[0] if k not in ("seed", "training_seconds")):
+            single = (k for k, value in found[0].items() if not isinstance(value, list))
+            for key in (k for k in single if k not in ("seed", "training_seconds")):
                 values = list(verdicts.values_of(found, key).values())
                 mean, low, high = verdicts.interval(values)
                 deviation = verdicts.mean_and_deviation(values)[1]

@@ -194,3 +194,25 @@ def target_rows(records: dict[float, list[dict]]) -> list[dict]:
             }
         )
     return rows
+
+
+def constraint_rows(records: dict[str, list[dict]]) -> list[dict]:
+    """Make rows of a model with and without a constraint on its entropy, {words: a dict per seed}.
+
+    Log-densities are those of test images, given codes from q(z|x).
+    """
+    rows = []
+    for words, found in records.items():
+        densities = [{"density": -r["test_nll_nats"]} | r for r in found]
+        rows.append(
+            {
+                "constraint on the entropy": words,
+                "seeds": str(len(found)),
+                "entropy, test (nats)": spread(found, "test_rank_entropy_nats"),
+                "log-density (nats)": spread(densities, "density"),
+                "FD of means": spread(found, "distance_means"),
+                "thumbnails of means": spread(found, "thumbnails_means", 1),
+                "FD of samples": spread(found, "distance_samples"),
+            }
+        )
+    return rows

@@ -7,26 +7,27 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sos.analysis import verdicts
-from sos.figures.panels import heat_map, letter
+from sos.figures.panels import heat_map, letter, note
 from sos.figures.style import BLACK, BLUE, GREEN, ORANGE, SKY, WIDTH, styled
 from sos.figures.table_1 import spread
+from sos.figures.tables import number
 
 Ranks = dict[int, Sequence[dict]]  # {R: a dictionary of numbers for each seed}
 OURS, PPCA = "SOS-VAE, learnt ε", "PPCA, no network"
 PANELS = {  # {measurement: label of its axis}
     "elbo": "ELBO or log-density (nats)",
     "distance_samples": "FD of samples",
-    "coverage_90": "coverage of 90 % intervals",
-    "training_seconds": "training (s of one core)",
+    "coverage_90": "share inside 90 % intervals",
 }
 
 
 def ranks(models: Ranks, controls: dict[int, dict[str, float]]) -> Figure:
-    """Draw what each rank reaches and costs: means over seeds with their range, and PPCA's."""
+    """Draw what each rank reaches: means over seeds, each seed, and PPCA."""
     with styled():
-        figure, axes = plt.subplots(1, 4, figsize=(WIDTH, 2.1), layout="constrained")
+        figure, axes = plt.subplots(1, len(PANELS), figsize=(WIDTH, 2.3), layout="constrained")
         for ax, (name, label) in zip(axes, PANELS.items(), strict=True):
             _rank_curve(ax, models, name)
             known = {"elbo": "density"}.get(name, name)
@@ -39,7 +40,6 @@ def ranks(models: Ranks, controls: dict[int, dict[str, float]]) -> Figure:
             ax.set(xlabel="rank R", title=" ")
             ax.set_ylabel(label)
         axes[2].axhline(0.9, color="0.5", lw=0.8, ls=":")
-        axes[3].set_ylim(0, None)
         figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
         letter(axes)
     return figure
@@ -127,26 +127,23 @@ def latents_of(cells: Cells) -> list[int]:
     return sorted({latent for (*_, latent), records in cells.items() if records})
 
 
-def phases(settings: dict[str, Cells]) -> Figure:
+def phases(cells: Cells) -> Figure:
     """Draw each training by its nats of z and of ω, with lines of equal ELBO.
 
-    A row of panels for each of `settings`, {words: cells}, and a column for each number of latent
-    dimensions. Lines are straight between the means over seeds, where all cells are measured.
+    There is a panel for each number of latent dimensions. Lines are straight between the means
+    over seeds, where all cells are measured.
     """
-    columns = max((len(latents_of(cells)) for cells in settings.values()), default=0) or 1
-    size = WIDTH, 0.3 + 2.5 * len(settings)
+    every, shown = latents_of(cells), None
     with styled():
         figure, axes = plt.subplots(
-            len(settings), columns, figsize=size, layout="constrained", squeeze=False
+            1, max(1, len(every)), figsize=(WIDTH, 2.8), layout="constrained", squeeze=False
         )
-        for row, (words, cells) in zip(axes, settings.items(), strict=True):
-            shown = None
-            for ax, latent in zip(row, latents_of(cells), strict=False):
-                ax.set_title(f"{words}, {latent} latents")
-                shown = _phase(ax, cells, latent)
-                ax.set(xlabel="nats of z, KL[q‖p]", ylabel="nats of ω, ½ log|I + PᵀP/ε|")
-            if shown is not None:
-                figure.colorbar(shown, ax=row, label="ELBO (nats)").outline.set_visible(False)
+        for ax, latent in zip(axes.flat, every, strict=False):
+            shown = _phase(ax, cells, latent) or shown
+            ax.set(xlabel="nats of z, KL[q‖p]", ylabel="nats of ω, ½ log|I + PᵀP/ε|")
+            ax.set_title(f"{latent} latents")
+        if shown is not None:
+            figure.colorbar(shown, ax=axes, label="ELBO (nats)").outline.set_visible(False)
         letter(axes.flat)
     return figure
 
@@ -166,7 +163,7 @@ def _phase(ax: Axes, cells: Cells, latent: int) -> QuadContourSet | None:
     if min(grid.shape[:2]) > 1 and np.isfinite(grid).all():
         nats, width, elbo = grid.transpose(2, 0, 1)
         limits = [mean_of(records, "elbo") for records in cells.values() if records]
-        levels = np.linspace(min(limits), max(limits), 13)
+        levels = MaxNLocator(14).tick_values(min(limits), max(limits))
         shown = ax.contour(nats, width, elbo, levels, cmap="viridis", linewidths=1)
     for rank, line in zip(ranks, grid, strict=True):
         ax.plot(line[:, 0], line[:, 1], ":", color="0.6", lw=0.8)
@@ -174,10 +171,13 @@ def _phase(ax: Axes, cells: Cells, latent: int) -> QuadContourSet | None:
         for target in targets:
             for one in cells.get((rank, target, latent), ()):
                 mark = "*" if target is None else "o"
-                ax.plot(one["kl_nats"], one["rank_nats"], mark, color="black", ms=4, mew=0)
+                size = 6 if mark == "*" else 4
+                ax.plot(one["kl_nats"], one["rank_nats"], mark, color="black", ms=size, mew=0)
     ax.set_xscale("log")
-    ax.set_xlim(1.5, 90)
+    ax.set_xlim(1.5, 130)
     ax.set_xticks([2, 8, 32], ["2", "8", "32"])
+    top = np.nanmax(grid[..., 1], initial=1.0)
+    ax.set_ylim(-0.04 * top, 1.06 * top)
     ax.minorticks_off()
     return shown
 
@@ -200,8 +200,9 @@ def shares(settings: dict[str, Cells]) -> Figure:
                 ax.set_xlabel("rank R")
             row[0].set_ylabel(words)
             images = [mean_of(records, "r2_images_mean") for records in cells.values() if records]
-            if images:
-                row[2].axhline(np.mean(images), color="0.5", lw=0.8, ls=":")
+            for ax in row[:3] if images else ():
+                ax.axhline(np.mean(images), color="0.5", lw=0.8, ls=":")
+                ax.set_ylim(0, 1.08 * np.mean(images))
         lines = {line.get_label(): line for ax in axes[:, 0] for line in ax.get_lines()}
         shown = [line for label, line in lines.items() if not label.startswith("_")]
         if shown:
@@ -231,26 +232,30 @@ def factors(columns: dict[str, Sequence[dict]], names: Sequence[str], axis: str)
     which the images themselves tell less than `TOLD` are left out. Numbers are means over seeds.
     """
     columns = {words: records for words, records in columns.items() if records}
+    if not columns:
+        return note("Nothing is recorded of this profile.")
     with styled():
-        if not columns:
-            figure = plt.figure(figsize=(WIDTH, 0.4))
-            figure.text(0, 0.5, "Nothing is recorded of this profile.", va="center")
-            return figure
-        found = {
-            part: np.array([np.mean([r[f"r2_{part}"] for r in records], 0)
-                            for records in columns.values()]).T
-            for part in PARTS
-        }  # fmt: skip
-        told = found["images"].mean(1) >= TOLD
+        found = {part: 100 * _factor_table(columns, part) for part in PARTS}
+        images = found["images"].mean(1)  # the same in all columns
+        told = images >= 100 * TOLD
         rows = [name.replace("_", " ") for name, keep in zip(names, told, strict=True) if keep]
-        size = WIDTH, 0.55 + 0.19 * len(rows)
-        figure, axes = plt.subplots(1, len(PARTS), figsize=size, layout="constrained", sharey=True)
+        shown = found | {"images": images[:, None]}
+        figure, axes = plt.subplots(
+            1, len(PARTS), figsize=(WIDTH, 0.55 + 0.19 * len(rows)), layout="constrained",
+            sharey=True, width_ratios=[table.shape[1] for table in shown.values()],
+        )  # fmt: skip
         for ax, (part, words) in zip(axes, PARTS.items(), strict=True):
-            table = 100 * found[part][told]
-            heat_map(ax, table, rows, list(columns), cmap="Blues", vmin=0, vmax=100)
-            ax.set_xlabel(axis)
-            ax.set_title(f"in {words}")
+            labels = [""] if part == "images" else list(columns)
+            heat_map(ax, shown[part][told], rows, labels, cmap="Blues", vmin=0, vmax=100)
+            ax.set_xlabel("" if part == "images" else axis)
+            ax.set_title(words)
     return figure
+
+
+def _factor_table(columns: dict[str, Sequence[dict]], part: str) -> np.ndarray:
+    """Return R² (factors, columns) in a part of images, means over seeds."""
+    found = [np.mean([r[f"r2_{part}"] for r in records], 0) for records in columns.values()]
+    return np.stack(found, 1)
 
 
 def cell_rows(cells: Cells) -> list[dict]:
@@ -274,6 +279,27 @@ def cell_rows(cells: Cells) -> list[dict]:
             }
         )
     return rows
+
+
+def comparison_rows(compared: dict[str, verdicts.Comparison]) -> list[dict]:
+    """Make a row for each comparison of models over seeds, {words: comparison}."""
+    return [
+        {
+            "comparison": words,
+            "mean difference": number(found.mean, 3) if found.seeds else None,
+            "95 % interval": _interval(found),
+            "seeds that agree": found.count if found.seeds else None,
+            "verdict": found.verdict,
+        }
+        for words, found in compared.items()
+    ]
+
+
+def _interval(found: verdicts.Comparison) -> str | None:
+    """Write an interval, which one seed does not have."""
+    if found.seeds < 2:
+        return None
+    return f"{number(found.low, 3)} to {number(found.high, 3)}"
 
 
 def _order(item: tuple) -> tuple:

@@ -89,6 +89,11 @@ NOTEBOOKS = (
         tuple(name for name in EPSILON_MODELS if "-gray-" not in name),
     ),
     Notebook(
+        "10_where_the_variance_lives",
+        "3.3, 5",
+        "what the rank buys; which factors the code tells, and which the covariance",
+    ),
+    Notebook(
         "11_claims",
         "all",
         "every claim of the paper with its verdict over seeds, and a report",
