@@ -7,6 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from sos.analysis import verdicts
@@ -35,7 +36,7 @@ def ranks(models: Ranks, controls: dict[int, dict[str, float]]) -> Figure:
             if points:
                 ax.plot(*zip(*points.items(), strict=True), "s--", color=ORANGE, ms=3.5, label=PPCA)
             ax.set_xscale("symlog", linthresh=3, linscale=0.5)
-            ax.set_xticks([0, 3, 12, 50], ["0", "3", "12", "50"])
+            ax.set_xticks([0, 3, 12, 25, 100], ["0", "3", "12", "25", "100"])
             ax.minorticks_off()
             ax.set(xlabel="rank R", title=" ")
             ax.set_ylabel(label)
@@ -95,7 +96,9 @@ SHARES = {  # {measurement: what it is}
     "r2_factor_mean": "R² in Pω",
     "r2_both_mean": "R² in both",
     "variance_latent": "variance of μ(z)",
+    "variance_factor": "variance of Pω",
 }
+LARGEST = 60.0  # variance, of the images', that is drawn; above it trainings have diverged
 TARGET_COLOURS = {2.0: SKY, 8.0: GREEN, 32.0: ORANGE, None: BLACK}
 TOLD = 0.2  # R² of a factor in the images, below which no part of them can tell it
 
@@ -186,7 +189,8 @@ def shares(settings: dict[str, Cells]) -> Figure:
     """Draw how much of the factors each part of an image tells, against the rank.
 
     A row of panels for each of `settings`, {words: cells}, a colour for each target, and broken
-    lines for more latent dimensions. Numbers are means over factors and over seeds.
+    lines for more latent dimensions. Numbers are means over factors; lines join means over seeds,
+    and small ticks are the seeds. What is above the last panel's scale has exploded.
     """
     size = WIDTH, 0.3 + 1.9 * len(settings)
     with styled():
@@ -203,10 +207,16 @@ def shares(settings: dict[str, Cells]) -> Figure:
             for ax in row[:3] if images else ():
                 ax.axhline(np.mean(images), color="0.5", lw=0.8, ls=":")
                 ax.set_ylim(0, 1.08 * np.mean(images))
+            row[3].set_ylim(0, 0.65)
+            row[4].set_yscale("log", nonpositive="mask")
+            row[4].set_ylim(2e-3, LARGEST)
         lines = {line.get_label(): line for ax in axes[:, 0] for line in ax.get_lines()}
         shown = [line for label, line in lines.items() if not label.startswith("_")]
+        every = sorted({latent for cells in settings.values() for latent in latents_of(cells)})
+        for latent, style in zip(every, ("-", "--"), strict=False):
+            shown.append(Line2D([], [], color="0.5", ls=style, lw=1, label=f"{latent} latents"))
         if shown:
-            figure.legend(handles=shown, loc="outside lower center", ncols=4)
+            figure.legend(handles=shown, loc="outside lower center", ncols=len(shown))
     return figure
 
 
@@ -221,6 +231,9 @@ def _share_curves(ax: Axes, cells: Cells, name: str) -> None:
             style = "o-" if latent == every[0] else "s--"
             colour = TARGET_COLOURS.get(target, BLACK)
             ax.plot(range(len(ranks)), found, style, color=colour, ms=3, lw=1, label=label)
+            for x, rank in enumerate(ranks):
+                values = verdicts.values_of(cells.get((rank, target, latent), ()), name).values()
+                ax.plot([x] * len(values), list(values), "_", color=colour, ms=5, mew=0.8)
     ax.set_xticks(range(len(ranks)), map(str, ranks))
     ax.set_ylim(0, None)
 
