@@ -109,10 +109,15 @@ def numbers(panels: dict[str, Panel]) -> dict[str, dict[str, float]]:
     for label, (shares, areas, names) in panels.items():
         entries = result.setdefault(label, {})
         for share, area, name in zip(shares.tolist(), areas.tolist(), names, strict=True):
-            name = name.replace("\n", " ")
+            name = one_line(name)
             entries[f"area of {name}"] = area
             entries |= {f"component {k + 1} in {name}": value for k, value in enumerate(share)}
     return result
+
+
+def one_line(name: str) -> str:
+    """Return the name of a region without the line break that labels of figures have."""
+    return name.replace("\n", " ")
 
 
 def cache_key(model: Model, settings: Evaluation) -> dict[str, str | int]:
@@ -132,7 +137,7 @@ def load_or_measure(model: Model, settings: Evaluation) -> dict[str, float]:
         shares, areas, names = panels({"": model}, IMAGES)[""]
         numbers = {"separable": separable(shares[:, :LEADING], areas)}
         for name, area, share in zip(names, areas.tolist(), shares, strict=True):
-            name = name.replace("\n", " ")
+            name = one_line(name)
             numbers |= {f"{name}, area": area, f"{name}, share": share.max().item()}
         return numbers
 
@@ -170,7 +175,7 @@ def coded_colours(model: Model, count: int) -> dict[str, dict[str, float]]:
         if len(pair[0][0]) == 3:
             tones["warmth"] = [colour[:, 0] - colour[:, 2] for colour in pair]
         r2 = {tone: torch.corrcoef(torch.stack(x))[0, 1].item() ** 2 for tone, x in tones.items()}
-        result[name.replace("\n", " ")] = r2
+        result[one_line(name)] = r2
     return result
 
 
@@ -198,7 +203,7 @@ def effect_numbers(effects: dict) -> dict[str, dict[str, float]]:
     """Return {label: (kinds, names)}, kinds from `kinds_of_edit`, by name, for a results file."""
     result: dict[str, dict[str, float]] = {}
     for label, (kinds, names) in effects.items():
-        columns = ["asked for", *(name.replace("\n", " ") for name in names)]
+        columns = ["asked for", *map(one_line, names)]
         for kind, table in kinds.items():
             for edited, row in zip(columns[1:], table.tolist(), strict=True):
                 entries = result.setdefault(f"{label}, {kind}, edit on {edited}", {})

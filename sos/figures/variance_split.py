@@ -170,7 +170,7 @@ def _phase(ax: Axes, cells: Cells, latent: int) -> QuadContourSet | None:
         shown = ax.contour(nats, width, elbo, levels, cmap="viridis", linewidths=1)
     for rank, line in zip(ranks, grid, strict=True):
         ax.plot(line[:, 0], line[:, 1], ":", color="0.6", lw=0.8)
-        ax.annotate(f"R = {rank}", line[-1, :2], (4, 0), textcoords="offset points", va="center")
+        ax.annotate(f"R = {rank}", line[-1, :2], (6, 0), textcoords="offset points", va="center")
         for target in targets:
             for one in cells.get((rank, target, latent), ()):
                 mark = "*" if target is None else "o"
