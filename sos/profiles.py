@@ -173,6 +173,17 @@ def _epsilon(
     return (*made, _held(next(e for e in made if e.name == "epsilon-faces-learnt")))
 
 
+def _long(colour: Data, gray: Data, network: Network, training: Training) -> tuple:
+    """Make the trainings as the paper has them: plain gradients, constant rates, 28,000 steps.
+
+    Targets are those of the demo, so that its short trainings with help can be compared with these.
+    """
+    objective = Objective(kl_target=8.0, rank_entropy_target="ppca")
+    models = _pair(colour, network, objective, training) + _gray(gray, network, objective, training)
+    kept = "faces-beta", "faces-sos", "gray-beta", "gray-dorta", "gray-sos"
+    return tuple(replace(e, name=f"long-{e.name}") for e in models if e.name in kept)
+
+
 def _held(learnt: Experiment) -> Experiment:
     """Make "split-faces": a model with a learnt ε, and a target for its KL.
 
@@ -248,6 +259,12 @@ PROFILES = {
             Training(steps=40, pretraining=20, kl_warmup=20, batch=10, learning_rate=4e-3,
                      decay=True),
         ),
+        _long(
+            Data("faces", 32, 32, 3, train=200, validation=20, test=100),
+            Data("faces", 32, 32, 1, train=200, validation=20, test=100),
+            Network(width=4, latent=4, rank=5, head_width=16),
+            Training(steps=60, pretraining=20, freeze_heads=True, batch=10),
+        ),
     ),
     "demo": _profile(
         "demo",
@@ -294,6 +311,12 @@ PROFILES = {
             Training(steps=1000, pretraining=350, kl_warmup=350, batch=16, learning_rate=2e-3,
                      decay=True),
         ),
+        _long(
+            Data("faces", 64, 64, 3, train=5000, validation=500, test=2000),
+            Data("faces", 64, 64, 1, train=5000, validation=500, test=2000),
+            Network(width=16, latent=10, head_width=64),
+            Training(steps=28_000, pretraining=840, freeze_heads=True),
+        ),
     ),
     # The paper's network and image sizes in minutes of a GPU, with the help that makes short
     # trainings work.
@@ -338,6 +361,12 @@ PROFILES = {
             Objective(kl_target=8.0, rank_entropy_target="ppca", **STIFF, **SOFT),
             Training(steps=4000, pretraining=1000, kl_warmup=1000, learning_rate=5e-4, decay=True),
         ),
+        _long(
+            Data("faces", 64, 64, 3, train=5000, validation=500, test=2000),
+            Data("faces", 64, 64, 1, train=5000, validation=500, test=2000),
+            Network(),
+            Training(steps=28_000, pretraining=840, freeze_heads=True),
+        ),
     ),
     # The paper's network and constants (§4.1); what it leaves open is as the authors' code has it.
     "paper": _profile(
@@ -379,6 +408,12 @@ PROFILES = {
             Network(),
             Objective(kl_target=45.0, rank_entropy_target="ppca"),
             Training(steps=28_000, pretraining=840),
+        ),
+        _long(
+            Data("faces", 64, 64, 3, train=7000, validation=1000, test=2000),
+            Data("faces", 64, 64, 1, train=7000, validation=1000, test=2000),
+            Network(),
+            Training(steps=28_000, pretraining=840, freeze_heads=True),
         ),
     ),
 }  # fmt: skip
@@ -520,6 +555,19 @@ STUDIES = {
         "split",
         seeds=2,
         changes={"rank": (5, 25, 100), "kl_target": (2.0, 8.0, 32.0), "latent": (10, 35)},
+    ),
+    "long": Study(
+        "What do 28,000 plain steps give, beside short trainings with help?",
+        ("long-",),
+        "judges",
+        seeds=1,
+    ),
+    "pretraining": Study(
+        "What does the authors' way of pre-training change?",
+        ("gray-sos", "variance-fixed-constrained-pretrained"),
+        "judges",
+        seeds=3,
+        changes={"freeze_heads": (False, True)},
     ),
     "targets": Study(
         "How wrong may a target be?",
