@@ -539,7 +539,7 @@ STUDIES = {
         "Where does the variance live, with a learnt ε and a target for the KL?",
         ("split-faces",),
         "split",
-        seeds=2,
+        seeds=3,
         changes={"rank": (0, 5, 25, 100), "kl_target": (2.0, 8.0, 32.0), "latent": (10, 35)},
     ),
     "split-plain": Study(
@@ -553,7 +553,7 @@ STUDIES = {
         "Where does the variance live, with the paper's ε?",
         ("epsilon-faces-paper",),
         "split",
-        seeds=2,
+        seeds=3,
         changes={"rank": (5, 25, 100), "kl_target": (2.0, 8.0, 32.0), "latent": (10, 35)},
     ),
     "long": Study(
