@@ -9,7 +9,7 @@ class Data:
     """Say which images, at which size, and how many of each split."""
 
     # "faces" and "brains" are simulated; "celeba" and "biobank" are the paper's data sets; "folder"
-    # is a folder of the user's own images
+    # is a folder of the user's own images, and "cells" are solar cells of the package elpv-dataset
     name: str
     height: int  # pixels
     width: int  # pixels

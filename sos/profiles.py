@@ -119,9 +119,37 @@ def _ablation(data: Data, network: Network, objective: Objective, training: Trai
     return tuple(Experiment(f"variance-{name}", data, *parts) for name, parts in made.items())
 
 
+CELL_KINDS = "beta", "sigma", "paper", "learnt", "sparse", "hybrid"
 GRID = 1e-5, 1e-4, 1e-3, 1e-2, 1e-1  # values of ε, on colour faces
 
 RATES = {"half": 0.5, "twice": 2}  # of the learning rate of the others
+
+
+def _kinds(network: Network, objective: Objective, training: Training) -> dict[str, tuple]:
+    """Make the kinds of models that `_epsilon` describes, {kind: network, objective, training}."""
+    plain, training = Objective(None), replace(training, init_covariance=True, dequantise=True)
+    helped, long = replace(training, span_gain=0.05), replace(training, steps=3 * training.steps)
+    network = replace(network, diagonal="shared", constants=True)
+    alone = replace(network, rank=0)
+    paper = replace(network, diagonal=1e-5, constants=False)
+    return {
+        "paper": (paper, objective, helped),
+        "learnt": (network, plain, training),
+        "sigma": (alone, plain, training),
+        "sparse": (replace(alone, diagonal=None, neighbourhood=5), plain, training),
+        "hybrid": (replace(network, diagonal=None, neighbourhood=5), plain, training),
+        "wide": (replace(alone, latent=network.latent + network.rank), plain, training),
+        "beta": (replace(alone, diagonal=None), plain, training),
+        "image": (replace(network, diagonal="image"), plain, training),
+        "diagonal": (replace(network, diagonal=None), plain, training),
+        "long": (network, plain, long),
+    }
+
+
+def _cells(data: Data, network: Network, objective: Objective, training: Training) -> tuple:
+    """Make the models of real images: those of `_epsilon` that notebook 12 compares."""
+    kinds = _kinds(network, objective, training)
+    return tuple(Experiment(f"cells-{kind}", data, *kinds[kind]) for kind in CELL_KINDS)
 
 
 def _epsilon(
@@ -136,23 +164,8 @@ def _epsilon(
     P's constant and scales in "growing", and pre-training in "cold". On colour faces some are also
     trained at half and at twice the learning rate.
     """
-    plain, training = Objective(None), replace(training, init_covariance=True, dequantise=True)
-    helped, long = replace(training, span_gain=0.05), replace(training, steps=3 * training.steps)
-    network = replace(network, diagonal="shared", constants=True)
-    alone = replace(network, rank=0)
-    paper = replace(network, diagonal=1e-5, constants=False)
-    kinds = {
-        "paper": (paper, objective, helped),
-        "learnt": (network, plain, training),
-        "sigma": (alone, plain, training),
-        "sparse": (replace(alone, diagonal=None, neighbourhood=5), plain, training),
-        "hybrid": (replace(network, diagonal=None, neighbourhood=5), plain, training),
-        "wide": (replace(alone, latent=network.latent + network.rank), plain, training),
-        "beta": (replace(alone, diagonal=None), plain, training),
-        "image": (replace(network, diagonal="image"), plain, training),
-        "diagonal": (replace(network, diagonal=None), plain, training),
-        "long": (network, plain, long),
-    }
+    kinds = _kinds(network, objective, training)
+    network, plain, training = kinds["learnt"]
     colour = {f"{e:.0e}": (replace(network, diagonal=e), plain, training) for e in GRID} | {
         "growing": (replace(network, constants=False), plain, training),
         "cold": (network, plain, replace(training, pretraining=0)),
@@ -213,6 +226,7 @@ STIFF = {"damping": 2500.0, "multiplier_rate": 300.0}
 # dimensions still hold the nats of random weights, and for long the mean would learn nothing.
 LARGE_FACES = {"damping": 25_000.0, "multiplier_rate": 3000.0}
 LARGE_BRAINS = {"damping": 5000.0, "multiplier_rate": 100.0}
+CELLS = {"train": 1056, "validation": 151, "test": 301}  # all that are sound
 BARE = {"decay": True, "flip": False}  # the exact solution is that of the images as they are
 SOFT = {"entropy_damping": 0.2, "entropy_multiplier_rate": 0.005}
 
@@ -264,6 +278,13 @@ PROFILES = {
             Data("faces", 32, 32, 1, train=200, validation=20, test=100),
             Network(width=4, latent=4, rank=5, head_width=16),
             Training(steps=60, pretraining=20, freeze_heads=True, batch=10),
+        ),
+        _cells(
+            Data("cells", 32, 32, 1, train=200, validation=20, test=100),
+            Network(width=4, latent=4, rank=5, head_width=16, **SMALL),
+            Objective(kl_target=4.0, rank_entropy_target="ppca", **STIFF, **SOFT),
+            Training(steps=40, pretraining=20, kl_warmup=20, batch=10, learning_rate=4e-3,
+                     decay=True),
         ),
     ),
     "demo": _profile(
@@ -317,6 +338,13 @@ PROFILES = {
             Network(width=16, latent=10, head_width=64),
             Training(steps=28_000, pretraining=840, freeze_heads=True),
         ),
+        _cells(
+            Data("cells", 64, 64, 1, **CELLS),
+            Network(width=16, latent=10, head_width=64, **SMALL),
+            Objective(kl_target=8.0, rank_entropy_target="ppca", **STIFF, **SOFT),
+            Training(steps=1000, pretraining=350, kl_warmup=350, batch=16, learning_rate=1.5e-3,
+                     decay=True),
+        ),
     ),
     # The paper's network and image sizes in minutes of a GPU, with the help that makes short
     # trainings work.
@@ -367,6 +395,12 @@ PROFILES = {
             Network(),
             Training(steps=28_000, pretraining=840, freeze_heads=True),
         ),
+        _cells(
+            Data("cells", 128, 128, 1, **CELLS),
+            Network(**SMALL),
+            Objective(kl_target=8.0, rank_entropy_target="ppca", **STIFF, **SOFT),
+            Training(steps=4000, pretraining=1000, kl_warmup=1000, learning_rate=5e-4, decay=True),
+        ),
     ),
     # The paper's network and constants (§4.1); what it leaves open is as the authors' code has it.
     "paper": _profile(
@@ -415,6 +449,12 @@ PROFILES = {
             Network(),
             Training(steps=28_000, pretraining=840, freeze_heads=True),
         ),
+        _cells(
+            Data("cells", 300, 300, 1, **CELLS),
+            Network(),
+            Objective(kl_target=45.0, rank_entropy_target="ppca"),
+            Training(steps=28_000, pretraining=840),
+        ),
     ),
 }  # fmt: skip
 
@@ -426,11 +466,13 @@ def profile(name: str = "demo", images: dict | None = None) -> Profile:
     """Return a row of PROFILES, with other images than simulated ones where `images` names a place.
 
     The entry "faces" of `images` is a folder of images; "celeba" and "biobank" are the paper's data
-    sets. Other entries are fields of `Data` for these, such as "partition". A name such as
-    "demo.rank5" is that of a row with changes, see `define`.
+    sets; "cells", which is true or absent, puts solar cells in the place of the faces. Other
+    entries are fields of `Data` for these, such as "partition". A name such as "demo.rank5" is that
+    of a row with changes, see `define`.
     """
     how = dict(images or {})
-    faces, celeba, biobank = (how.pop(key, None) for key in ("faces", "celeba", "biobank"))
+    keys = "faces", "celeba", "biobank", "cells"
+    faces, celeba, biobank, cells = (how.pop(key, None) for key in keys)
     base, _, word = name.partition(".")
     if base not in PROFILES or (word and not definition(name).exists()):
         raise ValueError(f"profile is {name!r}; expected one of {', '.join(PROFILES)}")
@@ -449,6 +491,8 @@ def profile(name: str = "demo", images: dict | None = None) -> Profile:
 
             if folder.is_gray(faces):  # in colour their samples would be tinted
                 read["faces"]["channels"] = 1
+    if cells:
+        read["faces"] = {"name": "cells", "channels": 1}
     if biobank:
         read["brains"] = {"name": "biobank", "folder": biobank, **how}
     if base == "paper" and how.get("partition") == "official" and celeba:
@@ -569,6 +613,7 @@ STUDIES = {
         seeds=3,
         changes={"freeze_heads": (False, True)},
     ),
+    "cells": Study("What carries over to real images?", ("cells-",), "observation", seeds=3),
     "targets": Study(
         "How wrong may a target be?",
         ("variance-scheduled",),

@@ -19,12 +19,17 @@ import numpy as np
 from joblib import Parallel, cpu_count, delayed
 
 from sos.config import Data
-from sos.datasets import biobank, brains, celeba, faces, folder
+from sos.datasets import biobank, brains, celeba, cells, faces, folder
 from sos.system import paths
 from sos.system.progress import tqdm
 
 SIMULATORS: dict[str, ModuleType] = {"faces": faces, "brains": brains}
-READERS: dict[str, ModuleType] = {"folder": folder, "celeba": celeba, "biobank": biobank}
+READERS: dict[str, ModuleType] = {
+    "folder": folder,
+    "celeba": celeba,
+    "biobank": biobank,
+    "cells": cells,
+}
 FIRST_INDEX = {"train": 0, "validation": 10_000_000, "test": 20_000_000}  # too far apart to overlap
 BLOCK = 125  # images that one worker makes before it writes them to disk
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601, as in Pillow's mode "L"

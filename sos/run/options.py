@@ -31,9 +31,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="train and execute again even what is cached")  # fmt: skip
     add("--faces", metavar="DIR", type=Path,
         help="a folder of your own images (any size) in place of the simulated faces")  # fmt: skip
-    add("--data", choices=("real", "simulated"),
+    add("--data", choices=("real", "simulated", "cells"),
         help="real: CelebA and brain volumes or slices; simulated (default, but for the profile "
-        "paper): as many images of the same sizes, made here")  # fmt: skip
+        "paper): as many images of the same sizes, made here; cells: photographs of solar cells, "
+        "from the package elpv-dataset, in place of the simulated faces")  # fmt: skip
     add("--celeba", metavar="PLACE", type=Path,
         help="where CelebA lies: a folder, img_align_celeba.zip or Parquet files (default "
         "data/celeba)")  # fmt: skip
@@ -85,7 +86,7 @@ def check_study(args: argparse.Namespace, parser: argparse.ArgumentParser) -> No
     others = {
         "--only": args.only, "--set": args.set, "--name": args.name, "--faces": args.faces,
         "--celeba": args.celeba, "--biobank": args.biobank, "--png": args.png,
-        "--data real": args.data == "real",
+        "--data": args.data in ("real", "cells"),
     }  # fmt: skip
     wrong = [name for name, value in others.items() if value]
     if args.study and wrong:
@@ -156,6 +157,14 @@ def choose_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> No
             args.celeba = args.celeba or paths.DATA / "celeba"
         if both and "brains" in needs:
             args.biobank = args.biobank or paths.DATA / "biobank"
+    if args.data == "cells":
+        from sos.datasets import cells
+
+        if args.faces or args.celeba:
+            parser.error("--data cells takes the simulated faces' place: leave out --faces and "
+                         "--celeba")  # fmt: skip
+        if not cells.is_available():
+            parser.error(f"--data cells: {cells.HELP}")
     if args.faces and args.celeba:
         parser.error("--faces and --celeba both take the simulated faces' place: choose one")
     for name, reader in PLACES.items():
@@ -192,6 +201,8 @@ def parameters(args: argparse.Namespace) -> dict:
 def images(args: argparse.Namespace) -> dict | None:
     """Return the `images` argument of `sos.profiles.profile`, or None where all are simulated."""
     places = {name: str(place) for name in PLACES if (place := getattr(args, name))}
+    if args.data == "cells":
+        places["cells"] = True
     if not places:
         return None
     return places | {"partition": args.partition, "skip_unreadable": args.skip_unreadable}
