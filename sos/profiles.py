@@ -614,6 +614,13 @@ STUDIES = {
         changes={"freeze_heads": (False, True)},
     ),
     "cells": Study("What carries over to real images?", ("cells-",), "observation", seeds=3),
+    "defects": Study("Do models of sound cells find defects?", ("cells-",), "defects", seeds=3),
+    "cells-held-out": Study(
+        "Do revealed pixels of real images predict the others?",
+        ("cells-sigma", "cells-paper", "cells-learnt", "cells-hybrid"),
+        "editing",
+        seeds=3,
+    ),
     "targets": Study(
         "How wrong may a target be?",
         ("variance-scheduled",),

@@ -2,7 +2,7 @@
 
 Several kinds of measurement are kept so: "observation", which `sos.analysis.evaluation` makes of
 every model, "judges" and "split" of modules with such names, "components" of `regions`, "editing"
-of `editing_study`.
+of `editing_study`, "defects" of `defects`.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sos import profiles
-from sos.analysis import editing_study, evaluation, judges, regions, split
+from sos.analysis import defects, editing_study, evaluation, judges, regions, split
 from sos.config import Evaluation, Experiment, Profile
 from sos.system import paths
 from sos.training import store
@@ -36,6 +36,7 @@ MEASUREMENTS = {
     "split": Measurement("split-", split.cache_key, split.load_or_measure),
     "components": Measurement("components-", regions.cache_key, regions.load_or_measure),
     "editing": Measurement("editing-", editing_study.cache_key, editing_study.load_or_measure),
+    "defects": Measurement("defects-", defects.cache_key, defects.load_or_measure),
 }
 
 
