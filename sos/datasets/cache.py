@@ -116,6 +116,14 @@ def is_cached(data: Data, split: str) -> bool:
     return (cache_folder(data, split) / "meta.json").exists()
 
 
+def is_at_hand(data: Data) -> bool:
+    """Return whether images of this name can be had: solar cells need a package that is optional.
+
+    Folders that were named are looked at when they are read.
+    """
+    return data.name != "cells" or cells.is_available()
+
+
 def simulator(data: Data) -> ModuleType:
     """Return the module that renders `data`.
 

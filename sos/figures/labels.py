@@ -27,6 +27,8 @@ EPSILON = {
     "sparse": "sparse",
     "hybrid": "low rank + sparse",
 }
+CELLS = "solar cells"  # real images, in notebook 12
+TITLES = LABELS | {"cells": CELLS}
 PAPER_DATA = {"faces": "CelebA", "brains": "UKBB", GRAY: "CelebA, gray"}
 # Table 1 of the paper: Fréchet inception distance of 50,000 images (Langley et al., 2022).
 PAPER_TABLE_1 = {
@@ -55,6 +57,8 @@ def title(name: str) -> str:
         first, *rate = kind.split("-") if kind.endswith("-rate") else [kind]
         return ", ".join([LABELS[data], EPSILON.get(first, f"ε = {first}"), *rate[:-1]])
     data, _, kind = name.partition("-")
+    if data == "cells":
+        return f"{CELLS}, {EPSILON.get(kind, kind)}"
     if data not in LABELS or kind not in KIND:
         return name
     return f"{LABELS[data]}, {KIND[kind]}"

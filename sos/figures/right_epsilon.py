@@ -8,7 +8,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sos.figures.labels import EPSILON, LABELS
+from sos.figures.labels import EPSILON, LABELS, TITLES
 from sos.figures.panels import letter
 from sos.figures.style import BLACK, BLUE, GREEN, ORANGE, PURPLE, SKY, VERMILLION, WIDTH, styled
 
@@ -73,7 +73,7 @@ def density_rows(
     for data, kinds in records.items():
         for kind, found in ((kind, found) for kind, found in kinds.items() if found):
             rows.append({
-                "images": LABELS[data],
+                "images": TITLES[data],
                 "model": EPSILON[kind],
                 "ELBO or log-density (nats)": spread(found, "elbo"),
                 "bound of 64 codes gains": f"{_gain(found):.0f}" if _gain(found) else None,
@@ -83,7 +83,7 @@ def density_rows(
             })  # fmt: skip
         for words, numbers in controls[data].items():
             exact = f"{numbers['density']:,.0f} ± {numbers['density_error']:.0f}"
-            row = {"images": LABELS[data], "model": words, "ELBO or log-density (nats)": exact}
+            row = {"images": TITLES[data], "model": words, "ELBO or log-density (nats)": exact}
             rows.append(row | dict.fromkeys(EXACT, "–"))
     return rows
 
@@ -233,7 +233,7 @@ def components(records: dict[str, dict[str, Records]]) -> Figure:
             ax.axhline(1, color=BLACK, lw=0.8, ls=(0, (5, 2)))
             for kind, found in kinds.items():
                 _component_band(ax, found, kind)
-            ax.set(title=LABELS[data], xlabel="component", yscale="log")
+            ax.set(title=TITLES[data], xlabel="component", yscale="log")
         axes[0, 0].set_ylabel("mean square (1 is right)")
         axes[0, 0].yaxis.set_major_formatter("{x:g}")
         handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -268,7 +268,7 @@ def densities(
             rows = [(EPSILON.get(k, k), _nats(r), _gain(r)) for k, r in kinds.items()]
             rows += [(k, np.array([c["density"]]), 0.0) for k, c in controls[data].items()]
             _bars(ax, rows)
-            ax.set(title=LABELS[data], xlabel="nats per image")
+            ax.set(title=TITLES[data], xlabel="nats per image")
         letter(axes[0])
     return figure
 
@@ -310,7 +310,7 @@ def distances(records: dict[str, dict[str, Records]]) -> Figure:
                     ax.plot(dots, [at] * len(dots), ls="none", marker=MARKS[kind], ms=5,
                             color=SHADES[kind], alpha=0.7, label=words)  # fmt: skip
             ax.set_yticks(range(len(kinds)), [EPSILON[kind] for kind in kinds])
-            ax.set(title=LABELS[data], xlabel="Fréchet distance", xlim=(0, None))
+            ax.set(title=TITLES[data], xlabel="Fréchet distance", xlim=(0, None))
         axes[0, 0].invert_yaxis()
         handles, labels = axes[0, 0].get_legend_handles_labels()
         one = dict(zip(labels, handles, strict=True))

@@ -103,10 +103,13 @@ def run_alone(args: argparse.Namespace) -> int:
 
 
 def needed(args: argparse.Namespace) -> list[config.Experiment]:
-    """Return the experiments that the chosen notebooks show."""
+    """Return the experiments that the chosen notebooks show, of images that can be had."""
+    from sos import datasets
+
     profile = profiles.profile(args.profile, images(args))
     names = dict.fromkeys(name for n in chosen_notebooks(args) for name in n.experiments)
-    return [profile.experiments[name] for name in names]
+    every = (profile.experiments[name] for name in names)
+    return [e for e in every if datasets.is_at_hand(e.data)]
 
 
 def prepare_models(
@@ -160,9 +163,9 @@ def work(args: argparse.Namespace) -> int:
 
         return study.run(args)
     notebooks, experiments = chosen_notebooks(args), needed(args)
-    for data in dict.fromkeys(e.data for e in experiments if e.data.folder):
-        from sos.datasets import READERS
+    from sos.datasets import READERS
 
+    for data in dict.fromkeys(e.data for e in experiments if e.data.name in READERS):
         print(READERS[data.name].describe(data))
     print_plan(args, notebooks, experiments)
     estimate = print_estimate(args, notebooks, experiments)
