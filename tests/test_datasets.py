@@ -17,6 +17,8 @@ from sos import datasets
 from sos.config import Data
 from sos.datasets import cache as disk
 from sos.datasets import faces, files, folder
+from sos.figures import panels
+from sos.run import runner
 from sos.system import paths
 
 SPLITS = ("train", "validation", "test")
@@ -571,3 +573,25 @@ def test_the_cache_of_a_folder_holds_no_path(album, cache):
     datasets.load_split(own(album), "train")
     meta = json.loads((datasets.cache_folder(own(album), "train") / "meta.json").read_text())
     assert meta.keys() == {"images"} and str(album) not in json.dumps(meta)
+
+
+def test_a_contact_sheet_shows_images_as_models_see_them(album, tmp_path, capsys):
+    chosen = own(album)
+    bad = folder.files(chosen, "train")[3]
+    bad.write_bytes(b"\x89PNG\r\n\x1a\n")
+    folder.survey.cache_clear()
+    figure = panels.contact_sheet(own(album), 200)
+    (shown,) = (image.get_array() for image in figure.axes[0].images)
+    assert shown.size and figure.axes[0].get_title() == "20×16, colour"
+    runner.show_folder(chosen, tmp_path / "sheets" / "faces.png")
+    text = capsys.readouterr().out
+    assert "WARNING   70 images to train on" in text
+    with Image.open(tmp_path / "sheets" / "faces.png") as written:
+        assert written.width > 500
+
+
+def test_a_folder_of_which_nothing_can_be_read_has_no_contact_sheet(album):
+    for number, file in enumerate(folder.scan(str(album))):
+        file.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes([number]))
+    folder.survey.cache_clear()
+    assert panels.contact_sheet(own(album), 5) is None

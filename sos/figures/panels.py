@@ -1,6 +1,7 @@
 """The parts of figures: rows of pictures, contact sheets, heat maps, letters and line labels."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import matplotlib
@@ -13,6 +14,8 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 from torch.nn import functional as F
 
+from sos import datasets
+from sos.config import Data
 from sos.figures.style import FILE_DPI, VERMILLION, WIDTH, styled
 
 GAP = 0.03  # between pictures, as a share of a picture's width
@@ -229,6 +232,18 @@ def sheets(panels: dict[str, Tensor], columns: int, framed: Sequence[int] = ()) 
             for row, column in (divmod(number, columns) for number in framed):
                 frame(ax, (column, row * (high + GAP * wide)), wide, high)
     return figure
+
+
+def contact_sheet(data: Data, count: int, columns: int = 12) -> Figure | None:
+    """Draw the first training images of a folder, read now; None where none can be read."""
+    images = []
+    for file in datasets.items(data, "train")[:count]:
+        with suppress(ValueError):  # one that cannot be read
+            images.append(torch.from_numpy(datasets.make(data, file)["images"]))
+    if not images:
+        return None
+    size = f"{data.width}×{data.height}, {'colour' if data.channels == 3 else 'gray'}"
+    return sheets({size: torch.stack(images).float() / 255}, columns)
 
 
 def frame(ax: Axes, corner: tuple[float, float], width: float, height: float, **look) -> None:

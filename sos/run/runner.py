@@ -167,6 +167,8 @@ def work(args: argparse.Namespace) -> int:
 
     for data in dict.fromkeys(e.data for e in experiments if e.data.name in READERS):
         print(READERS[data.name].describe(data))
+        if data.name == "folder":
+            show_folder(data, paths.EXECUTED / args.profile / "faces.png")
     print_plan(args, notebooks, experiments)
     estimate = print_estimate(args, notebooks, experiments)
     if args.dry_run:
@@ -251,6 +253,31 @@ def print_plan(args: argparse.Namespace, notebooks: list[Notebook], experiments:
         print(f"  notebook  {notebook.name:<24}", "up to date" if current else "to execute")
     if device().type == "cpu" and any(map(needs_gpu, to_train)):
         print("  no GPU    a step of the paper's network takes about two minutes on two CPU cores")
+
+
+FEW, SHOWN = 1000, 48  # images: with fewer a warning; on a contact sheet
+
+
+def show_folder(data: config.Data, file: Path) -> None:
+    """Write a contact sheet of a folder as models will see it, and warn where there is little.
+
+    Images that cannot be read are left out here, and named when all are read.
+    """
+    from sos import datasets
+    from sos.figures.panels import contact_sheet
+    from sos.figures.style import FILE_DPI
+
+    figure = contact_sheet(data, SHOWN)
+    if figure is not None:
+        with paths.replacing(file) as temporary:
+            figure.savefig(temporary, format="png", dpi=FILE_DPI, bbox_inches="tight")
+        print(f"  look at   {file}: {SHOWN} of them as models will see them")
+    count = datasets.count(replace(data, skip_unreadable=False), "train")
+    if count < FEW:
+        print(
+            f"  WARNING   {count} images to train on, where settings are made for thousands: models"
+            f" may learn them by heart, and distances of so few images are uncertain"
+        )
 
 
 def untrained(args: argparse.Namespace, experiments: list) -> list:
