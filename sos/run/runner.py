@@ -141,11 +141,15 @@ class WholeRun:
 
     def model_is_done(self, name: str) -> None:
         """Advance the bar by one model."""
-        self.bar.update(self.of_model)
+        self._advance(self.of_model)
 
     def notebook_is_done(self, notebook: Notebook) -> None:
         """Advance the bar by one notebook."""
-        self.bar.update(self.of_notebook[notebook.name])
+        self._advance(self.of_notebook[notebook.name])
+
+    def _advance(self, amount: float) -> None:
+        """Advance the bar, at most to its end, which a sum may pass by a rounding error."""
+        self.bar.update(min(amount, self.bar.total - self.bar.n))
 
     def close(self) -> None:
         """Close the bar."""
