@@ -87,9 +87,14 @@ def load_or_measure_controls(data: Data) -> dict:
     """
     from sos.analysis.seeds import released_file  # which knows this module
 
-    key = {"train": datasets.cache_key(data, "train"), "defects_version": VERSION}
+    key = controls_key(data)
     files = released_file("defects-controls"), evaluation.cached_file("defects-controls", key)
     return evaluation.load_or_make(key, files, lambda: controls(data))
+
+
+def controls_key(data: Data) -> dict[str, str | int]:
+    """Return what determines the numbers of `controls`."""
+    return {"train": datasets.cache_key(data, "train"), "defects_version": VERSION}
 
 
 @torch.no_grad()

@@ -98,6 +98,12 @@ NOTEBOOKS = (
         "all",
         "every claim of the paper with its verdict over seeds, and a report",
     ),
+    Notebook(
+        "12_real_images",
+        "beyond",
+        "photographs of solar cells: what carries over from simulated images, and defects",
+        tuple(f"cells-{kind}" for kind in profiles.CELL_KINDS),
+    ),
 )
 
 
