@@ -79,13 +79,17 @@ def _areas(ax: Axes, records: dict[str, Sequence[dict]], controls: dict[str, dic
             areas = values(found, f"{name}, all, auroc")
             ax.plot(areas, [at + shift] * len(areas), ls="none", marker=marks[kind], ms=4,
                     color=LOOK[kind], alpha=0.8)  # fmt: skip
-    for number, (words, numbers) in enumerate(controls.items()):
-        best = max(value for name, value in numbers.items() if name.endswith(", all, auroc"))
-        ax.axvline(best, color="0.5", lw=0.8, ls=(0, (4, 1 + number)))
-        ax.text(best, -0.75 - 0.3 * number, f" {words}", fontsize=6.5, color="0.35", va="center")
+    best = {
+        words: max(value for name, value in numbers.items() if name.endswith(", all, auroc"))
+        for words, numbers in controls.items()
+    }
+    for number, (words, area) in enumerate(sorted(best.items(), key=lambda item: item[1])):
+        ax.axvline(area, color="0.5", lw=0.8, ls=(0, (4, 1 + number)))
+        side = "left" if number else "right"  # of the line, away from the others
+        ax.text(area, -0.8 - 0.35 * number, f" {words} ", fontsize=6.5, color="0.35", ha=side)
     ax.axvline(0.5, color=BLACK, lw=0.8)
     ax.set_yticks(range(len(SCORES)), SCORES.values())
-    ax.set(xlabel="area under the curve", ylim=(len(SCORES) - 0.4, -2.0))
+    ax.set(xlabel="area under the curve", ylim=(len(SCORES) - 0.4, -2.4))
 
 
 def detection_rows(records: dict[str, Sequence[dict]], controls: dict[str, dict]) -> list[dict]:

@@ -216,3 +216,29 @@ def constraint_rows(records: dict[str, list[dict]]) -> list[dict]:
             }
         )
     return rows
+
+
+def pretraining_rows(records: dict[str, list[dict]]) -> list[dict]:
+    """Make rows of trainings that differ in their pre-training, {words: a dict per seed}."""
+    rows = []
+    for words, found in records.items():
+        more = [
+            {
+                "density": -r["test_nll_nats"],
+                "ratio": r["variance_observation"] / r["variance_data"],
+            }
+            | r
+            for r in found
+        ]
+        rows.append(
+            {
+                "training": words,
+                "seeds": str(len(found)),
+                "log-density (nats)": spread(more, "density"),
+                "variance / data": spread(more, "ratio", 2),
+                "FD of means": spread(found, "distance_means"),
+                "FD of samples": spread(found, "distance_samples"),
+                "thumbnails of samples": spread(found, "thumbnails_samples", 1),
+            }
+        )
+    return rows
