@@ -294,7 +294,9 @@ def note(text: str) -> Figure:
 
 
 def letter(axes: Sequence[Axes]) -> None:
-    """Put panel letters a, b, c ... at the upper left corners of axes."""
+    """Put panel letters a, b, c ... at the upper left corners of axes; one panel needs none."""
+    if len(axes) < 2:
+        return
     for name, ax in zip("abcdefghij", axes, strict=False):
         ax.set_title(name, loc="left", fontweight="bold")
 

@@ -38,6 +38,8 @@ DASHES = {
     "learnt": "-", "sparse": (0, (3, 1, 1, 1)), "hybrid": (0, (8, 2)),
 }  # fmt: skip
 
+MARKS = dict(zip(DASHES, "os^DvP", strict=True))
+
 
 def keep(figure: Figure, name: str, profile: str):
     """Save a figure that shows photographs in a folder of its own, with credit and licence."""
@@ -56,34 +58,34 @@ def detection(records: dict[str, Sequence[dict]], controls: dict[str, dict], sco
     """
     with styled():
         figure, (left, right) = plt.subplots(
-            1, 2, figsize=(WIDTH, 3.1), layout="constrained", width_ratios=(1, 1.35)
+            1, 2, figsize=(WIDTH, 3.6), layout="constrained", width_ratios=(1, 1.2)
         )
         for kind, found in records.items():
             curves = values(found, f"{score}, curve")
             if len(curves):
-                left.plot(defects.FALSE_ALARMS, curves.mean(0), color=LOOK[kind], ls=DASHES[kind],
-                          label=EPSILON[kind])  # fmt: skip
+                left.plot(defects.FALSE_ALARMS, curves.mean(0), color=LOOK[kind], ls=DASHES[kind])
         left.plot([0, 1], [0, 1], color="0.6", lw=0.8)
         left.set(xlabel="false alarms", ylabel="defects found", title=SCORES[score], aspect=1)
-        left.legend(loc="lower right", fontsize=7)
         _areas(right, records, controls)
         letter((left, right))
+        looks = {k: {"color": LOOK[k], "ls": DASHES[k], "marker": MARKS[k]} for k in records}
+        handles = [plt.Line2D([], [], ms=4, label=EPSILON[k], **look) for k, look in looks.items()]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=3.5)
     return figure
 
 
 def _areas(ax: Axes, records: dict[str, Sequence[dict]], controls: dict[str, dict]) -> None:
-    marks = dict(zip(records, "os^DvP", strict=False))
     for at, name in enumerate(SCORES):
         for shift, (kind, found) in zip(np.linspace(-0.3, 0.3, len(records)), records.items(),
                                         strict=True):  # fmt: skip
             areas = values(found, f"{name}, all, auroc")
-            ax.plot(areas, [at + shift] * len(areas), ls="none", marker=marks[kind], ms=4,
+            ax.plot(areas, [at + shift] * len(areas), ls="none", marker=MARKS[kind], ms=4,
                     color=LOOK[kind], alpha=0.8)  # fmt: skip
-    best = {
-        words: max(value for name, value in numbers.items() if name.endswith(", all, auroc"))
+    best = {  # of two that are level the later one, which is of larger rank
+        round(max(v for name, v in numbers.items() if name.endswith(", all, auroc")), 3): words
         for words, numbers in controls.items()
     }
-    for number, (words, area) in enumerate(sorted(best.items(), key=lambda item: item[1])):
+    for number, (area, words) in enumerate(sorted(best.items())):
         ax.axvline(area, color="0.5", lw=0.8, ls=(0, (4, 1 + number)))
         side = "left" if number else "right"  # of the line, away from the others
         ax.text(area, -0.8 - 0.35 * number, f" {words} ", fontsize=6.5, color="0.35", ha=side)
