@@ -216,3 +216,8 @@ def test_conclusions_that_carry_over_are_claims_of_the_ledger():
     rows = real_images.carry_over_rows(claims.load(records))
     assert len(rows) == len(real_images.CARRIES_OVER)
     assert all("CLAIMS.md#cells-" in one["solar cells"] for one in rows)
+
+
+def test_cells_alone_ask_for_none_of_the_paper_s_data(package):
+    args = options.arguments(["--profile", "paper", "--only", "12"])
+    assert options.images(args) is None

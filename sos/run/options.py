@@ -153,7 +153,7 @@ def choose_data(args: argparse.Namespace, parser: argparse.ArgumentParser) -> No
         both = args.base == "paper" or not (args.celeba or args.biobank)
         names = {name for notebook in chosen_notebooks(args) for name in notebook.experiments}
         needs = {profiles.PROFILES[args.base].experiments[name].data.name for name in names}
-        if both and not args.faces and needs - {"brains"}:
+        if both and not args.faces and needs - {"brains", "cells"}:
             args.celeba = args.celeba or paths.DATA / "celeba"
         if both and "brains" in needs:
             args.biobank = args.biobank or paths.DATA / "biobank"
