@@ -218,8 +218,10 @@ def test_the_groups_of_the_demo():
     ]
     assert len(several[2]) == 9
     # Of notebook 08: on three sets, and on the first at two more learning rates.
-    assert [len(names) for names in several[3:]] == [14, 4, 4, 8, 8]
-    assert all("epsilon-" in name for names in several[3:] for name in names)
+    assert [len(names) for names in several[3:8]] == [14, 4, 4, 8, 8]
+    assert all("epsilon-" in name for names in several[3:8] for name in names)
+    assert several[8] == ["long-gray-beta", "long-gray-dorta"]
+    assert several[9:] == [[f"cells-{k}" for k in ("beta", "sigma", "learnt", "sparse", "hybrid")]]
 
 
 # ---------------------------------------------------------------------------- the file

@@ -27,7 +27,7 @@ def numbers(name: str) -> dict[str, float]:
 
 
 # Notebooks 06 and 07 have trainings whose constraints fail on purpose. Studies keep no weights.
-FREE = "bare-", "variance-", "epsilon-", "split-"
+FREE = "bare-", "variance-", "epsilon-", "split-", "long-", "cells-"
 CONSTRAINED = [name for name in DEMO.experiments if not name.startswith(FREE)]
 
 
