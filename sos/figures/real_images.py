@@ -12,7 +12,7 @@ from sos.analysis.claims import Claim
 from sos.datasets import cells
 from sos.figures.labels import EPSILON
 from sos.figures.panels import letter
-from sos.figures.right_epsilon import COLOURS, values
+from sos.figures.right_epsilon import COLOURS, spread, values
 from sos.figures.style import BLACK, ORANGE, WIDTH, save, styled
 from sos.system import paths
 
@@ -99,8 +99,8 @@ def detection_rows(records: dict[str, Sequence[dict]], controls: dict[str, dict]
     rows = []
     for kind, found in ((kind, found) for kind, found in records.items() if found):
         for score, words in SCORES.items():
-            area = {s: _spread(found, f"{score}, {s}, auroc") for s in defects.SUBSETS}
-            precision = _spread(found, f"{score}, all, precision")
+            area = {s: spread(found, f"{score}, {s}, auroc", 3) for s in defects.SUBSETS}
+            precision = spread(found, f"{score}, all, precision", 3)
             row = {"model": EPSILON[kind], "score": words} | area
             rows.append(row | {"average precision": precision})
     for model, numbers in controls.items():
@@ -111,14 +111,6 @@ def detection_rows(records: dict[str, Sequence[dict]], controls: dict[str, dict]
             row = {"model": model, "score": SCORES.get(score, score)} | area
             rows.append(row | {"average precision": precision})
     return rows
-
-
-def _spread(found: Sequence[dict], name: str) -> str | None:
-    numbers = values(found, name)
-    if not len(numbers):
-        return None
-    ends = "" if len(numbers) == 1 else f" ({numbers.min():.3f} to {numbers.max():.3f})"
-    return f"{numbers.mean():.3f}{ends}"
 
 
 def _interval(numbers: dict, name: str) -> str:

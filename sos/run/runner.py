@@ -172,7 +172,8 @@ def work(args: argparse.Namespace) -> int:
     for data in dict.fromkeys(e.data for e in experiments if e.data.name in READERS):
         print(READERS[data.name].describe(data))
         if data.name == "folder":
-            show_folder(data, paths.EXECUTED / args.profile / "faces.png")
+            size = f"{data.height}x{data.width}x{data.channels}"
+            show_folder(data, paths.EXECUTED / args.profile / f"faces-{size}.png")
     print_plan(args, notebooks, experiments)
     estimate = print_estimate(args, notebooks, experiments)
     if args.dry_run:
@@ -275,8 +276,8 @@ def show_folder(data: config.Data, file: Path) -> None:
     if figure is not None:
         with paths.replacing(file) as temporary:
             figure.savefig(temporary, format="png", dpi=FILE_DPI, bbox_inches="tight")
-        print(f"  look at   {file}: {SHOWN} of them as models will see them")
-    count = datasets.count(replace(data, skip_unreadable=False), "train")
+        print(f"  look at   {file}: some of them as models will see them")
+    count = len(datasets.items(data, "train"))
     if count < FEW:
         print(
             f"  WARNING   {count} images to train on, where settings are made for thousands: models"
